@@ -185,7 +185,7 @@ fn begin(
     (origin, watch): (ConfigSource, ConfigWatcher),
     mut inheritance: InheritedState,
 ) -> Result<RunningGateway, String> {
-    inheritance.hand_tickets(&generation.shared.local);
+    inheritance.hand_over_tickets(&generation.shared.local);
     let begun = start::bind(&generation, &mut inheritance).and_then(|bound| {
         announce_listeners(&generation);
         RunningGateway::start(generation, metrics, bound, (origin, watch))
@@ -195,8 +195,8 @@ fn begin(
         error.to_string()
     })?;
     inheritance.ready().map_err(|error| format!("the old process did not hand over: {error}"))?;
-    if inheritance.succeeds() {
-        gateway.take_socket();
+    if inheritance.is_child() {
+        gateway.open_admin_socket();
         tracing::info!("took over the listening sockets of the old process");
     }
     Ok(gateway)

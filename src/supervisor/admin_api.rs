@@ -18,7 +18,7 @@ use super::{RunningGateway, plan};
 impl RunningGateway {
     /// Opens the admin socket, which the parent of a binary upgrade held until now. A failure is
     /// logged, and the gateway serves without an admin socket.
-    pub fn take_socket(&mut self) {
+    pub fn open_admin_socket(&mut self) {
         let config = &self.reloader.generation.config;
         match socket::open(&config.socket, &self.reloader.origin.directory) {
             Ok(socket) => self.socket = socket,
@@ -33,7 +33,7 @@ impl RunningGateway {
     pub(super) fn open_admin_api(
         &mut self,
     ) -> std::io::Result<(mpsc::UnboundedReceiver<AdminCommand>, Vec<JoinHandle<()>>)> {
-        let (asks, asked) = mpsc::unbounded_channel();
+        let (asks, admin_commands) = mpsc::unbounded_channel();
         let mut tasks = Vec::new();
         let reopener = self.reloader.log.reopener();
         let api = Rc::new(AdminApi {
@@ -43,8 +43,8 @@ impl RunningGateway {
             upstreams: self.checks.upstreams(),
             needed: self.checks.needed(),
             asks,
-            way_out: self.way_out(),
-            book: Rc::clone(&self.book),
+            way_out: self.egress_views(),
+            book: Rc::clone(&self.sessions),
             page: admin::page::StatusPage::new(self.checks.serving()),
             logging: self.reloader.origin.logging.clone(),
             reopen: Box::new(move || reopener.reopen()),
@@ -62,10 +62,10 @@ impl RunningGateway {
         }
         spawn_local(self.reloader.log.watch());
         spawn_local(reopen_on_signal(self.reloader.log.reopener())?);
-        Ok((asked, tasks))
+        Ok((admin_commands, tasks))
     }
 
-    fn way_out(&self) -> EgressViews {
+    fn egress_views(&self) -> EgressViews {
         let forward_shared = || Arc::clone(&self.reloader.forward_shared);
         let (tunnels, oldest, seen) = (forward_shared(), forward_shared(), forward_shared());
         EgressViews {
@@ -77,8 +77,8 @@ impl RunningGateway {
 
     /// Carries out a command of the admin API. Failed replies are ignored: the client may have
     /// disconnected, and the log has the result.
-    pub(super) async fn answer(&mut self, ask: AdminCommand) {
-        match ask {
+    pub(super) async fn execute(&mut self, command: AdminCommand) {
+        match command {
             AdminCommand::Reload(confirm, reply) => {
                 self.watch.remember().await;
                 let _ = reply.send(self.reload("command", confirm).await);
@@ -109,17 +109,17 @@ impl RunningGateway {
         let outcome = self.reloader.roll_back().await;
         self.checks.follow(&self.reloader.generation);
         self.drift.follow(&self.reloader.generation);
-        self.names.all_due();
-        self.watch.also(self.reloader.generation.files());
+        self.dns.all_due();
+        self.watch.watch_files(self.reloader.generation.files());
         outcome
     }
 }
 
 /// Reopens the access log on every USR1, also while draining.
 fn reopen_on_signal(reopener: LogReopener) -> std::io::Result<impl Future<Output = ()>> {
-    let mut asked = signal(SignalKind::user_defined1())?;
+    let mut signals = signal(SignalKind::user_defined1())?;
     Ok(async move {
-        while asked.recv().await.is_some() {
+        while signals.recv().await.is_some() {
             match reopener.reopen() {
                 Ok(()) => tracing::info!("USR1: the access log was reopened"),
                 Err(message) => tracing::error!("USR1: {message}"),

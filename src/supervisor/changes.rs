@@ -20,7 +20,7 @@ const MAX_LINES: usize = 100;
 pub(super) struct StartupOnly(Vec<(&'static str, &'static str, String)>);
 
 impl StartupOnly {
-    pub(super) fn of(config: &Config) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         let socket = match &config.socket {
             AdminSocket::Usual => "the usual place".to_owned(),
             AdminSocket::Off => "off".to_owned(),
@@ -43,7 +43,7 @@ impl StartupOnly {
 
     /// Names of the settings that need a restart, such as `gateway.workers`.
     pub(super) fn outdated(&self, config: &Config) -> Vec<String> {
-        let now = Self::of(config);
+        let now = Self::new(config);
         let pairs = self.0.iter().zip(&now.0).filter(|(old, new)| old != new);
         pairs.map(|((item, key, _), _)| format!("{item}.{key}")).collect()
     }
@@ -53,7 +53,7 @@ impl StartupOnly {
     }
 
     fn changes(&self, old: &Config, new: &Config) -> Vec<ItemDiff> {
-        let now = Self::of(new);
+        let now = Self::new(new);
         let pairs = self.0.iter().zip(&now.0).filter(|(started, now)| started != now);
         let place = |config: &Config, item: &str, key: &str| {
             let item = config.outline.items().find(|(name, _)| &*name.kind == item);
@@ -165,7 +165,7 @@ fn line(change: &ItemDiff) -> String {
         (_, DiffKind::Added) => format!("{what} added"),
         (_, DiffKind::Removed) => format!("{what} removed"),
         (_, DiffKind::Changed) => {
-            let keys = change.keys.iter().take(MAX_KEYS_PER_LINE).map(told);
+            let keys = change.keys.iter().take(MAX_KEYS_PER_LINE).map(format_change);
             let more = change.keys.len().saturating_sub(MAX_KEYS_PER_LINE);
             let more = if more > 0 { format!(", {more} more") } else { String::new() };
             format!("{what} changed: {}{more}", keys.collect::<Vec<_>>().join(", "))
@@ -174,7 +174,7 @@ fn line(change: &ItemDiff) -> String {
 }
 
 /// Formats a change of a key, such as `max-body "1MiB" -> "2MiB"`.
-fn told(key: &KeyDiff) -> String {
+fn format_change(key: &KeyDiff) -> String {
     let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(default)".to_owned());
     format!("{} {} -> {}", key.key, value(&key.old), value(&key.new))
 }
@@ -267,10 +267,10 @@ fn keys(
                 let end = end.flatten().map(display_timestamp);
                 end.map_or(String::new(), |end| format!(", valid until {end}"))
             };
-            let told = |content: Option<String>, generation: &Generation| {
+            let described = |content: Option<String>, generation: &Generation| {
                 content.map(|content| format!("{content}{}", ends(generation)))
             };
-            add(format!("{key} (contents)"), told(held, old), told(holds, new));
+            add(format!("{key} (contents)"), described(held, old), described(holds, new));
         }
     }
     found

@@ -82,7 +82,7 @@ impl HealthChecker {
         let local = WorkerLocal::new();
         for upstream in all {
             if upstream.policy.fail_over.is_some() {
-                self.tasks.push(spawn_local(mind(Arc::clone(upstream))));
+                self.tasks.push(spawn_local(watch_tiers(Arc::clone(upstream))));
             }
             for endpoint in &upstream.endpoints {
                 let health = &endpoint.health;
@@ -92,7 +92,7 @@ impl HealthChecker {
                         if !health.is_checked() {
                             health.assume_state(check.initially_up);
                         }
-                        self.tasks.push(spawn_local(watch(CheckedEndpoint {
+                        self.tasks.push(spawn_local(watch_endpoint(CheckedEndpoint {
                             upstream: Arc::clone(&upstream.name),
                             endpoint: Arc::clone(endpoint),
                             check: Arc::clone(check),
@@ -116,7 +116,7 @@ struct CheckedEndpoint {
 }
 
 /// Decides periodically which tier of an upstream is used. Never ends.
-async fn mind(upstream: Arc<Upstream>) {
+async fn watch_tiers(upstream: Arc<Upstream>) {
     let Some(settings) = upstream.policy.fail_over else { return };
     let tiers = &upstream.upstream_state.tiers;
     loop {
@@ -140,7 +140,7 @@ async fn mind(upstream: Arc<Upstream>) {
 
 /// Checks an endpoint periodically. A request that could not connect brings the next check forward.
 /// Never ends.
-async fn watch(own: CheckedEndpoint) {
+async fn watch_endpoint(own: CheckedEndpoint) {
     let health = &own.endpoint.health;
     loop {
         let checked = health.told().checked;
@@ -149,20 +149,20 @@ async fn watch(own: CheckedEndpoint) {
         let least = MIN_CHECK_INTERVAL.min(own.check.every).saturating_sub(since);
         tokio::select! {
             () = tokio::time::sleep(due.max(least)) => {}
-            () = early(&own, least) => {}
+            () = check_requested(&own, least) => {}
         }
-        own.once().await;
+        own.check_once().await;
     }
 }
 
 /// Waits until a failed request asks for a check and `least` has passed.
-async fn early(own: &CheckedEndpoint, least: Duration) {
+async fn check_requested(own: &CheckedEndpoint, least: Duration) {
     own.endpoint.health.check_requested().await;
     tokio::time::sleep(least).await;
 }
 
 impl CheckedEndpoint {
-    async fn once(&self) {
+    async fn check_once(&self) {
         let result = ask(&self.endpoint, &self.check, &self.local).await;
         let word = result.as_ref().err().map_or("good", |fault| fault.word.as_str());
         self.metrics.endpoints.checked(&self.upstream, word);

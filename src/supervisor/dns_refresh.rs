@@ -47,7 +47,7 @@ pub(super) struct DnsRefresher {
 struct DueTime {
     next: Instant,
     /// Whether a look-up is in progress.
-    asked: bool,
+    in_progress: bool,
     /// Start of the previous look-up.
     last: Instant,
     /// Number of consecutive look-ups that were brought forward by failed connections.
@@ -72,10 +72,10 @@ impl DnsRefresher {
     /// An empty schedule. The first look-up of each name comes one interval later, because the
     /// start has just resolved all names.
     pub(super) fn new() -> Self {
-        Self::of(Path::new(HOSTS_FILE))
+        Self::with_hosts_file(Path::new(HOSTS_FILE))
     }
 
-    fn of(file: &Path) -> Self {
+    fn with_hosts_file(file: &Path) -> Self {
         Self {
             file: file.to_owned(),
             hosts: edited(file),
@@ -89,16 +89,20 @@ impl DnsRefresher {
     /// # Cancellation
     ///
     /// Safe: the schedule is kept. Call it again with the current generation.
-    pub(super) async fn keep(&mut self, generation: &Generation) {
+    pub(super) async fn run(&mut self, generation: &Generation) {
         let all: Vec<_> = generation.named_endpoints().collect();
-        self.keep_by(&all, look_up).await;
+        self.run_with(&all, look_up).await;
     }
 
-    async fn keep_by(&mut self, all: &[(Arc<Endpoint>, Duration)], look_up: fn(&Endpoint) -> bool) {
+    async fn run_with(
+        &mut self,
+        all: &[(Arc<Endpoint>, Duration)],
+        look_up: fn(&Endpoint) -> bool,
+    ) {
         let here: HashSet<_> = all.iter().map(|(endpoint, _)| endpoint.identity).collect();
         self.times.retain(|identity, _| here.contains(identity));
         loop {
-            self.turn(all, look_up);
+            self.start_due(all, look_up);
             tokio::select! {
                 () = tokio::time::sleep(HOSTS_INTERVAL) => {}
                 Some(done) = self.under_way.join_next() => self.done(done.ok()),
@@ -115,7 +119,7 @@ impl DnsRefresher {
     }
 
     /// Starts all look-ups that are due.
-    fn turn(&mut self, all: &[(Arc<Endpoint>, Duration)], look_up: fn(&Endpoint) -> bool) {
+    fn start_due(&mut self, all: &[(Arc<Endpoint>, Duration)], look_up: fn(&Endpoint) -> bool) {
         let now = Instant::now();
         let hosts = edited(&self.file);
         let changed = hosts != self.hosts;
@@ -128,20 +132,20 @@ impl DnsRefresher {
             let fresh = || {
                 let known = !endpoint.addresses.load().is_empty();
                 let pause = if known { jittered(*every) } else { RETRY_INTERVAL.min(*every) };
-                DueTime { next: now + pause, asked: false, last: now, early: 0 }
+                DueTime { next: now + pause, in_progress: false, last: now, early: 0 }
             };
             let time = self.times.entry(identity).or_insert_with(fresh);
             // A reload may have shortened the interval. Jitter adds up to a tenth.
             time.next = if changed { now } else { time.next.min(now + *every + *every / 10) };
-            if !time.asked && endpoint.rotation.take_stale() {
+            if !time.in_progress && endpoint.rotation.take_stale() {
                 time.request_check();
             }
-            if time.asked || now < time.next || self.under_way.len() >= MAX_LOOKUPS {
+            if time.in_progress || now < time.next || self.under_way.len() >= MAX_LOOKUPS {
                 continue;
             }
             // A look-up at the regular time ends a series of early ones.
             let early = if now < time.last + *every - *every / 10 { time.early } else { 0 };
-            *time = DueTime { next: now + jittered(*every), asked: true, last: now, early };
+            *time = DueTime { next: now + jittered(*every), in_progress: true, last: now, early };
             let endpoint = Arc::clone(endpoint);
             self.under_way.spawn_blocking(move || (identity, !look_up(&endpoint)));
         }
@@ -154,7 +158,7 @@ impl DnsRefresher {
             return;
         };
         let Some(time) = self.times.get_mut(&identity) else { return };
-        time.asked = false;
+        time.in_progress = false;
         if failed {
             time.next = time.next.min(Instant::now() + RETRY_INTERVAL);
         }
@@ -188,7 +192,7 @@ mod tests {
         Arc::new(endpoint)
     }
 
-    fn asked(endpoint: &Endpoint) -> i64 {
+    fn look_ups(endpoint: &Endpoint) -> i64 {
         endpoint.resolved.load(Ordering::Relaxed)
     }
 
@@ -207,7 +211,7 @@ mod tests {
         time: Duration,
         look_up: fn(&Endpoint) -> bool,
     ) {
-        let _ = tokio::time::timeout(time, names.keep_by(all, look_up)).await;
+        let _ = tokio::time::timeout(time, names.run_with(all, look_up)).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -215,12 +219,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hosts");
         std::fs::write(&file, "").unwrap();
-        let mut names = DnsRefresher::of(&file);
+        let mut names = DnsRefresher::with_hosts_file(&file);
         let seconds = Duration::from_secs;
         let all = [(endpoint(1), seconds(30)), (endpoint(2), seconds(300))];
         after(&mut names, &all, seconds(20), good).await;
         assert_eq!(
-            (asked(&all[0].0), asked(&all[1].0)),
+            (look_ups(&all[0].0), look_ups(&all[1].0)),
             (0, 0),
             "they were looked up at the start"
         );
@@ -228,55 +232,58 @@ mod tests {
         for _ in 0..400 {
             after(&mut names, &all, Duration::from_millis(700), good).await;
         }
-        let often = asked(&all[0].0);
+        let often = look_ups(&all[0].0);
         assert!((8..=12).contains(&often), "{often} times in 300 s");
-        assert!(asked(&all[1].0) <= 1);
+        assert!(look_ups(&all[1].0) <= 1);
 
-        let before = (asked(&all[0].0), asked(&all[1].0));
+        let before = (look_ups(&all[0].0), look_ups(&all[1].0));
         std::fs::File::open(&file).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         after(&mut names, &all, seconds(2), good).await;
-        assert!(asked(&all[0].0) > before.0 && asked(&all[1].0) > before.1, "the file was edited");
+        assert!(
+            look_ups(&all[0].0) > before.0 && look_ups(&all[1].0) > before.1,
+            "the file was edited"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_connection_brings_the_next_look_up_forward() {
         let dir = tempfile::tempdir().unwrap();
-        let mut names = DnsRefresher::of(&dir.path().join("none"));
+        let mut names = DnsRefresher::with_hosts_file(&dir.path().join("none"));
         let seconds = Duration::from_secs;
         let all = [(endpoint(1), seconds(30)), (endpoint(2), seconds(30))];
         after(&mut names, &all, seconds(3), good).await;
-        assert_eq!(asked(&all[0].0), 0);
+        assert_eq!(look_ups(&all[0].0), 0);
         all[0].0.rotation.mark_stale();
         after(&mut names, &all, seconds(1), good).await;
-        assert_eq!((asked(&all[0].0), asked(&all[1].0)), (1, 0), "within a second");
+        assert_eq!((look_ups(&all[0].0), look_ups(&all[1].0)), (1, 0), "within a second");
         // An endpoint that stays down causes look-ups less and less often.
         for _ in 0..100 {
             all[0].0.rotation.mark_stale();
             after(&mut names, &all, Duration::from_millis(300), good).await;
         }
-        let often = asked(&all[0].0);
+        let often = look_ups(&all[0].0);
         assert!((5..=12).contains(&often), "{often} times in 30 s");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_look_up_is_repeated_soon() {
         let dir = tempfile::tempdir().unwrap();
-        let mut names = DnsRefresher::of(&dir.path().join("none"));
+        let mut names = DnsRefresher::with_hosts_file(&dir.path().join("none"));
         let seconds = Duration::from_secs;
         let all = [(endpoint(1), seconds(3600))];
         after(&mut names, &all, seconds(4000), bad).await;
-        let often = asked(&all[0].0);
+        let often = look_ups(&all[0].0);
         assert!(often > 2, "{often}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_new_schedule_counts_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let mut names = DnsRefresher::of(&dir.path().join("none"));
+        let mut names = DnsRefresher::with_hosts_file(&dir.path().join("none"));
         let seconds = Duration::from_secs;
         let one = endpoint(1);
         after(&mut names, &[(Arc::clone(&one), seconds(3600))], seconds(5), good).await;
         after(&mut names, &[(Arc::clone(&one), seconds(5))], seconds(12), good).await;
-        assert!(asked(&one) >= 1);
+        assert!(look_ups(&one) >= 1);
     }
 }

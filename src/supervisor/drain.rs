@@ -29,12 +29,12 @@ impl RunningGateway {
         loop {
             let limit = self.reloader.generation.config.gateway.drain_timeout;
             tokio::select! {
-                () = emptied(&mut self.ended, &mut self.left) => {
+                () = all_workers_ended(&mut self.worker_ended, &mut self.running_workers) => {
                     tracing::info!("all connections are closed; exiting, the new process has taken over");
                     return None;
                 }
                 () = tokio::time::sleep_until(until) => return Some(Some(limit)),
-                wish = signals.next() => match wish {
+                action = signals.next() => match action {
                     SignalAction::End => return Some(Some(limit)),
                     SignalAction::EndWithoutLimit => return Some(None),
                     SignalAction::Reload => { self.reload("HUP", None).await; }
@@ -57,12 +57,12 @@ impl RunningGateway {
         let delay = self.reloader.generation.config.gateway.drain_delay;
         let delay = if self.reloader.held.is_some() { delay } else { Duration::ZERO };
         systemd::stopping(limit.map(|limit| limit + delay));
-        let mut impatient = false;
+        let mut second_signal = false;
         if !delay.is_zero() {
             tracing::info!("not ready any more; still accepting connections for {delay:?}");
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
-                () = signals.second() => impatient = true,
+                () = signals.second() => second_signal = true,
             }
         }
         if let Some(limit) = limit {
@@ -77,10 +77,10 @@ impl RunningGateway {
         self.reloader.held = None;
         // WebSockets close in the first half. Requests that their clients send next have the
         // second.
-        self.tell(Phase::Draining, limit.map_or(Duration::ZERO, |limit| limit / 2));
-        let drained = !impatient
+        self.enter_phase(Phase::Draining, limit.map_or(Duration::ZERO, |limit| limit / 2));
+        let drained = !second_signal
             && tokio::select! {
-                () = emptied(&mut self.ended, &mut self.left) => true,
+                () = all_workers_ended(&mut self.worker_ended, &mut self.running_workers) => true,
                 () = signals.second() => false,
                 () = expired(limit) => false,
             };
@@ -89,8 +89,8 @@ impl RunningGateway {
             return GatewayEnd::Drained;
         }
         tracing::warn!("closing the connections that are still open");
-        self.tell(Phase::Cutting, Duration::ZERO);
-        let last = emptied(&mut self.ended, &mut self.left);
+        self.enter_phase(Phase::Cutting, Duration::ZERO);
+        let last = all_workers_ended(&mut self.worker_ended, &mut self.running_workers);
         let _ = tokio::time::timeout(LOG_FLUSH_WAIT, last).await;
         GatewayEnd::Cut
     }
@@ -113,11 +113,14 @@ pub(super) fn join(workers: &[JoinHandle<()>]) {
 ///
 /// # Cancellation
 ///
-/// Safe: `left` keeps count of the reports received so far.
-async fn emptied(ended: &mut mpsc::UnboundedReceiver<()>, left: &mut usize) {
-    while *left > 0 {
-        ended.recv().await;
-        *left -= 1;
+/// Safe: `running_workers` keeps count of the reports received so far.
+async fn all_workers_ended(
+    worker_ended: &mut mpsc::UnboundedReceiver<()>,
+    running_workers: &mut usize,
+) {
+    while *running_workers > 0 {
+        worker_ended.recv().await;
+        *running_workers -= 1;
     }
 }
 

@@ -82,7 +82,7 @@ impl DriftMonitor {
                 let known = before.iter().find(|peer| *peer.peer == *label).cloned();
                 let fresh = || DriftPeer { peer: label.to_owned(), ..DriftPeer::default() };
                 self.status.borrow_mut().peers.push(known.unwrap_or_else(fresh));
-                self.tasks.push(spawn_local(watch(ComparedPeer {
+                self.tasks.push(spawn_local(compare_periodically(ComparedPeer {
                     generation: Arc::clone(generation),
                     endpoint: Arc::clone(endpoint),
                     announces: upstream.announces,
@@ -106,7 +106,7 @@ struct ComparedPeer {
 }
 
 /// Compares periodically. Ends if this gateway has no digest.
-async fn watch(own: ComparedPeer) {
+async fn compare_periodically(own: ComparedPeer) {
     let Some(drift) = &own.generation.config.drift else { return };
     let host = drift.host.as_deref().unwrap_or(&own.endpoint.label);
     let mut pause = FIRST_DELAY.min(drift.every);
@@ -114,12 +114,12 @@ async fn watch(own: ComparedPeer) {
         tokio::time::sleep(jittered(pause)).await;
         pause = drift.every;
         let Some(digest) = own.generation.digest.get() else { return };
-        own.take(own.once(digest, (host, &drift.path)).await);
+        own.record(own.compare_once(digest, (host, &drift.path)).await);
     }
 }
 
 impl ComparedPeer {
-    async fn once(&self, digest: &ConfigDigest, (host, path): (&str, &str)) -> DriftPeer {
+    async fn compare_once(&self, digest: &ConfigDigest, (host, path): (&str, &str)) -> DriftPeer {
         let label = self.endpoint.label.to_string();
         let without = |state, detail: String| DriftPeer {
             peer: label.clone(),
@@ -158,33 +158,33 @@ impl ComparedPeer {
     }
 
     /// Stores the result of a comparison in status and metrics, and logs it if it has changed.
-    fn take(&self, mut now: DriftPeer) {
+    fn record(&self, mut now: DriftPeer) {
         let mut status = self.status.borrow_mut();
         let Some(known) = status.peers.iter_mut().find(|peer| peer.peer == now.peer) else {
             return;
         };
-        let came_about = matches!(now.state, PeerState::Alike | PeerState::Differs);
+        let succeeded = matches!(now.state, PeerState::Alike | PeerState::Differs);
         let counts = CLASSES
             .map(|class| (class, now.differences.iter().filter(|one| one.class == class).count()));
         now.differences.truncate(MAX_DIFFERENCES);
-        if !came_about {
+        if !succeeded {
             // Keep the differences of the last comparison that succeeded.
             now.compared = known.compared;
             now.differences.clone_from(&known.differences);
         }
         self.metrics.peers.update_gauges(
             &now.peer,
-            (came_about, now.compared),
-            counts.into_iter().filter(|_| came_about),
+            (succeeded, now.compared),
+            counts.into_iter().filter(|_| succeeded),
         );
         if known.state != now.state || known.differences != now.differences {
-            say(&now);
+            log_result(&now);
         }
         *known = now;
     }
 }
 
-fn say(peer: &DriftPeer) {
+fn log_result(peer: &DriftPeer) {
     let name = &*peer.peer;
     match peer.state {
         PeerState::Waiting => {}

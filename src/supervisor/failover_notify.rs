@@ -20,7 +20,7 @@ use super::worker::WorkerCommand;
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Sends [`WorkerCommand::Shifted`] after every change. Never ends.
-pub(super) async fn tell(
+pub(super) async fn run(
     serving: Rc<RefCell<Option<Arc<Generation>>>>,
     workers: Vec<UnboundedSender<WorkerCommand>>,
 ) {

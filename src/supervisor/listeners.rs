@@ -23,9 +23,9 @@ use crate::reverse;
 /// Service of one listening address in one generation.
 #[derive(Clone)]
 pub(super) enum ListenerSlot {
-    In(Arc<VirtualServer>),
-    Out(Arc<ForwardListenerState>),
-    Through(Arc<PassthroughListener>),
+    Reverse(Arc<VirtualServer>),
+    Forward(Arc<ForwardListenerState>),
+    Passthrough(Arc<PassthroughListener>),
 }
 
 /// State of a listener that all workers share: its current service and its open connections.
@@ -37,28 +37,28 @@ pub(super) struct SharedListener {
 
 #[derive(Clone)]
 enum ListenerState {
-    In(Arc<ArcSwap<VirtualServer>>),
-    Out(Arc<ArcSwap<ForwardListenerState>>, Arc<ForwardShared>),
-    Through(Arc<ArcSwap<PassthroughListener>>),
+    Reverse(Arc<ArcSwap<VirtualServer>>),
+    Forward(Arc<ArcSwap<ForwardListenerState>>, Arc<ForwardShared>),
+    Passthrough(Arc<ArcSwap<PassthroughListener>>),
 }
 
 /// Service of a removed listener, which lives as long as connections of that listener are open.
 pub(super) enum RetiredListener {
-    In(Weak<ArcSwap<VirtualServer>>),
-    Out(Weak<ArcSwap<ForwardListenerState>>, Arc<ForwardShared>),
-    Through(Weak<ArcSwap<PassthroughListener>>),
+    Reverse(Weak<ArcSwap<VirtualServer>>),
+    Forward(Weak<ArcSwap<ForwardListenerState>>, Arc<ForwardShared>),
+    Passthrough(Weak<ArcSwap<PassthroughListener>>),
 }
 
 impl RetiredListener {
     /// The service, or `None` once all connections of the listener are closed.
     pub(super) fn upgrade(&self) -> Option<SharedListener> {
         let served = match self {
-            Self::In(virtual_server) => ListenerState::In(virtual_server.upgrade()?),
-            Self::Out(listener_state, forward_shared) => {
-                ListenerState::Out(listener_state.upgrade()?, Arc::clone(forward_shared))
+            Self::Reverse(virtual_server) => ListenerState::Reverse(virtual_server.upgrade()?),
+            Self::Forward(listener_state, forward_shared) => {
+                ListenerState::Forward(listener_state.upgrade()?, Arc::clone(forward_shared))
             }
-            Self::Through(passthrough_listener) => {
-                ListenerState::Through(passthrough_listener.upgrade()?)
+            Self::Passthrough(passthrough_listener) => {
+                ListenerState::Passthrough(passthrough_listener.upgrade()?)
             }
         };
         Some(SharedListener { served, admission: Arc::default() })
@@ -66,17 +66,20 @@ impl RetiredListener {
 }
 
 /// Services of all listeners, in the order of [`Generation::listener_addrs`].
-pub(super) fn posts(
+pub(super) fn listener_slots(
     generation: &Generation,
-    way: Option<&Arc<ForwardRuntime>>,
+    forward_runtime: Option<&Arc<ForwardRuntime>>,
 ) -> Vec<ListenerSlot> {
-    let out = way.into_iter().flat_map(|way| way.stands(generation.names())).map(ListenerSlot::Out);
-    let through = generation.passthrough_listeners.iter().cloned().map(ListenerSlot::Through);
+    let out = forward_runtime
+        .into_iter()
+        .flat_map(|forward_runtime| forward_runtime.stands(generation.names()))
+        .map(ListenerSlot::Forward);
+    let through = generation.passthrough_listeners.iter().cloned().map(ListenerSlot::Passthrough);
     generation
         .virtual_servers
         .iter()
         .cloned()
-        .map(ListenerSlot::In)
+        .map(ListenerSlot::Reverse)
         .chain(out)
         .chain(through)
         .collect()
@@ -85,17 +88,17 @@ pub(super) fn posts(
 impl ListenerSlot {
     pub(super) fn listener_addr(&self) -> ListenerAddr {
         match self {
-            Self::In(virtual_server) => ListenerAddr {
+            Self::Reverse(virtual_server) => ListenerAddr {
                 kind: ListenerKind::Reverse,
                 address: virtual_server.address,
                 place: virtual_server.place,
             },
-            Self::Out(listener_state) => ListenerAddr {
+            Self::Forward(listener_state) => ListenerAddr {
                 kind: ListenerKind::Forward,
                 address: listener_state.listener.address,
                 place: listener_state.listener.place,
             },
-            Self::Through(passthrough_listener) => ListenerAddr {
+            Self::Passthrough(passthrough_listener) => ListenerAddr {
                 kind: ListenerKind::Passthrough,
                 address: passthrough_listener.address,
                 place: passthrough_listener.place,
@@ -106,17 +109,17 @@ impl ListenerSlot {
 
 impl SharedListener {
     /// State of a new listener, without connections.
-    pub(super) fn new(post: &ListenerSlot, forward_shared: &Arc<ForwardShared>) -> Self {
-        let served = match post {
-            ListenerSlot::In(virtual_server) => {
-                ListenerState::In(Arc::new(ArcSwap::new(Arc::clone(virtual_server))))
+    pub(super) fn new(slot: &ListenerSlot, forward_shared: &Arc<ForwardShared>) -> Self {
+        let served = match slot {
+            ListenerSlot::Reverse(virtual_server) => {
+                ListenerState::Reverse(Arc::new(ArcSwap::new(Arc::clone(virtual_server))))
             }
-            ListenerSlot::Out(listener_state) => {
+            ListenerSlot::Forward(listener_state) => {
                 let listener_state = Arc::new(ArcSwap::new(Arc::clone(listener_state)));
-                ListenerState::Out(listener_state, Arc::clone(forward_shared))
+                ListenerState::Forward(listener_state, Arc::clone(forward_shared))
             }
-            ListenerSlot::Through(passthrough_listener) => {
-                ListenerState::Through(Arc::new(ArcSwap::new(Arc::clone(passthrough_listener))))
+            ListenerSlot::Passthrough(passthrough_listener) => {
+                ListenerState::Passthrough(Arc::new(ArcSwap::new(Arc::clone(passthrough_listener))))
             }
         };
         Self { served, admission: Arc::default() }
@@ -128,27 +131,27 @@ impl SharedListener {
     pub(super) fn swap(
         &self,
         generation: &Generation,
-        posts: &[ListenerSlot],
-        way: Option<&Arc<ForwardRuntime>>,
+        listener_slots: &[ListenerSlot],
+        forward_runtime: Option<&Arc<ForwardRuntime>>,
     ) {
         match &self.served {
-            ListenerState::In(virtual_server) => {
+            ListenerState::Reverse(virtual_server) => {
                 let old = virtual_server.load_full();
                 let replacement = generation.replacement(&old).cloned();
                 virtual_server.store(replacement.unwrap_or_else(|| Arc::new(old.without_routes())));
             }
-            ListenerState::Out(listener_state, _) => {
+            ListenerState::Forward(listener_state, _) => {
                 let old = listener_state.load_full();
-                let mut stands = posts.iter().filter_map(ListenerSlot::listener_state);
-                let kept = stands
+                let mut states = listener_slots.iter().filter_map(ListenerSlot::listener_state);
+                let kept = states
                     .find(|listener_state| listener_state.listener.address == old.listener.address);
-                let replacement = || match way {
-                    Some(way) => old.under(way),
+                let replacement = || match forward_runtime {
+                    Some(forward_runtime) => old.under(forward_runtime),
                     None => old.closed(),
                 };
                 listener_state.store(kept.cloned().unwrap_or_else(|| Arc::new(replacement())));
             }
-            ListenerState::Through(passthrough_listener) => {
+            ListenerState::Passthrough(passthrough_listener) => {
                 let old = passthrough_listener.load_full();
                 let replacement = generation.passthrough_replacement(&old).cloned();
                 passthrough_listener
@@ -160,14 +163,14 @@ impl SharedListener {
     /// Weak reference to the service of a listener that was removed.
     pub(super) fn downgrade(&self) -> RetiredListener {
         match &self.served {
-            ListenerState::In(virtual_server) => {
-                RetiredListener::In(Arc::downgrade(virtual_server))
+            ListenerState::Reverse(virtual_server) => {
+                RetiredListener::Reverse(Arc::downgrade(virtual_server))
             }
-            ListenerState::Out(listener_state, forward_shared) => {
-                RetiredListener::Out(Arc::downgrade(listener_state), Arc::clone(forward_shared))
+            ListenerState::Forward(listener_state, forward_shared) => {
+                RetiredListener::Forward(Arc::downgrade(listener_state), Arc::clone(forward_shared))
             }
-            ListenerState::Through(passthrough_listener) => {
-                RetiredListener::Through(Arc::downgrade(passthrough_listener))
+            ListenerState::Passthrough(passthrough_listener) => {
+                RetiredListener::Passthrough(Arc::downgrade(passthrough_listener))
             }
         }
     }
@@ -179,13 +182,13 @@ impl SharedListener {
         let address = socket.local_addr().ok()?;
         let admission = self.admission;
         let kind = match self.served {
-            ListenerState::In(virtual_server) => {
+            ListenerState::Reverse(virtual_server) => {
                 let service =
                     reverse::ReverseService { worker, virtual_server, admission, closing };
                 run(Rc::new(service), socket);
                 ListenerKind::Reverse
             }
-            ListenerState::Out(listener_state, forward_shared) => {
+            ListenerState::Forward(listener_state, forward_shared) => {
                 let service = forward::ForwardService {
                     worker,
                     listener_state,
@@ -196,7 +199,7 @@ impl SharedListener {
                 run(Rc::new(service), socket);
                 ListenerKind::Forward
             }
-            ListenerState::Through(passthrough_listener) => {
+            ListenerState::Passthrough(passthrough_listener) => {
                 let service = passthrough::PassthroughService {
                     worker,
                     passthrough_listener,
@@ -213,7 +216,7 @@ impl SharedListener {
 
 impl ListenerSlot {
     fn listener_state(&self) -> Option<&Arc<ForwardListenerState>> {
-        if let Self::Out(listener_state) = self { Some(listener_state) } else { None }
+        if let Self::Forward(listener_state) = self { Some(listener_state) } else { None }
     }
 }
 

@@ -73,17 +73,17 @@ pub struct RunningGateway {
     health: Arc<ReadinessState>,
     admin: Option<std::net::TcpListener>,
     socket: Option<AdminSocketFile>,
-    ended: mpsc::UnboundedReceiver<()>,
+    worker_ended: mpsc::UnboundedReceiver<()>,
     /// Number of workers that are still running.
-    left: usize,
+    running_workers: usize,
     workers: Vec<JoinHandle<()>>,
-    pulses: Vec<systemd::BeatReply>,
+    heartbeats: Vec<systemd::BeatReply>,
     checks: HealthChecker,
     drift: DriftMonitor,
-    names: DnsRefresher,
+    dns: DnsRefresher,
     /// Socket.IO sessions, kept up to date from the events of the workers.
-    book: Rc<RefCell<socketio::SessionTable>>,
-    noticed: Option<mpsc::Receiver<Vec<socketio::SessionEvent>>>,
+    sessions: Rc<RefCell<socketio::SessionTable>>,
+    session_events: Option<mpsc::Receiver<Vec<socketio::SessionEvent>>>,
     /// A binary upgrade in progress.
     upgrade: Option<(StartingChild, Option<UpgradeReply>)>,
 }
@@ -107,7 +107,7 @@ enum StopReason {
     /// The process was told to exit. The value limits the drain; `None` is no limit.
     End(Option<Duration>),
     /// The child of a binary upgrade is ready to take over.
-    Succeeded(ReadyChild, Option<UpgradeReply>),
+    HandedOver(ReadyChild, Option<UpgradeReply>),
     WorkerDied,
 }
 
@@ -125,21 +125,21 @@ impl RunningGateway {
     ) -> Result<Self, StartError> {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
         let health = Arc::<ReadinessState>::default();
-        let (ending, ended) = mpsc::unbounded_channel();
+        let (ending, worker_ended) = mpsc::unbounded_channel();
         let listener_addrs = generation.listener_addrs();
         let held = start::hold(&listener_addrs, &bound.workers)?;
         let forward_shared = ForwardShared::new(&metrics);
-        let way = generation
+        let forward_runtime = generation
             .forward_proxy
             .clone()
             .map(|forward_proxy| ForwardRuntime::new(forward_proxy, generation.names(), None));
-        forward_shared.follow(way.as_ref());
-        let posts = listeners::posts(&generation, way.as_ref());
+        forward_shared.follow(forward_runtime.as_ref());
+        let listener_slots = listeners::listener_slots(&generation, forward_runtime.as_ref());
         let listeners: Vec<_> =
-            posts.iter().map(|post| SharedListener::new(post, &forward_shared)).collect();
+            listener_slots.iter().map(|slot| SharedListener::new(slot, &forward_shared)).collect();
         let count = bound.workers.len().max(1);
-        let (noticing, noticed) = socketio::event_channel();
-        let (mut workers, mut commands, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
+        let (event_sender, session_events) = socketio::event_channel();
+        let (mut workers, mut commands, mut heartbeats) = (Vec::new(), Vec::new(), Vec::new());
         for (index, sockets) in bound.workers.into_iter().enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
             commands.push(sender);
@@ -150,13 +150,13 @@ impl RunningGateway {
                 sockets: sockets.into_iter().filter_map(shared).collect(),
                 lines: access_log.handle(),
                 metrics: Arc::clone(&metrics),
-                noticed: noticing.clone(),
+                session_events: event_sender.clone(),
                 recent: generation.config.gateway.recent_requests.div_ceil(count),
                 commands: receiver,
                 ending: ending.clone(),
-                pulse: systemd::BeatReply::default(),
+                heartbeat: systemd::BeatReply::default(),
             };
-            pulses.push(Arc::clone(&args.pulse));
+            heartbeats.push(Arc::clone(&args.heartbeat));
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             workers.push(thread.spawn(move || worker::run(args)).map_err(StartError::Thread)?);
         }
@@ -168,11 +168,11 @@ impl RunningGateway {
         health.serving.store(true, Ordering::Relaxed);
         let reloader = Reloader {
             metrics,
-            started: changes::StartupOnly::of(&generation.config),
+            started: changes::StartupOnly::new(&generation.config),
             generation: Arc::new(generation),
             listeners: listener_addrs.into_iter().zip(listeners).collect(),
             forward_shared,
-            way,
+            forward_runtime,
             held: Some(held),
             retired: Vec::new(),
             workers: commands,
@@ -183,27 +183,27 @@ impl RunningGateway {
             log: access_log,
             origin,
         };
-        reloader.remember_start();
+        reloader.record_start();
         let checks = HealthChecker::new(Arc::clone(&reloader.metrics));
         let drift = DriftMonitor::new(Arc::clone(&reloader.metrics), Rc::clone(&reloader.status));
-        let book =
+        let sessions =
             Rc::new(RefCell::new(socketio::SessionTable::new(Arc::clone(&reloader.metrics))));
-        let (admin, socket, left) = (bound.admin, bound.socket, workers.len());
+        let (admin, socket, running_workers) = (bound.admin, bound.socket, workers.len());
         Ok(Self {
             reloader,
             watch,
             health,
             admin,
             socket,
-            ended,
-            left,
+            worker_ended,
+            running_workers,
             workers,
-            pulses,
+            heartbeats,
             checks,
             drift,
-            names: DnsRefresher::new(),
-            book,
-            noticed: Some(noticed),
+            dns: DnsRefresher::new(),
+            sessions,
+            session_events: Some(session_events),
             upgrade: None,
         })
     }
@@ -232,29 +232,32 @@ impl RunningGateway {
 
     async fn control(&mut self) -> std::io::Result<GatewayEnd> {
         let mut signals = SignalStream::new()?;
-        let (asked, api) = self.open_admin_api()?;
-        if let Some(noticed) = self.noticed.take() {
-            tokio::task::spawn_local(socketio::keep_table(Rc::clone(&self.book), noticed));
+        let (admin_commands, api) = self.open_admin_api()?;
+        if let Some(session_events) = self.session_events.take() {
+            tokio::task::spawn_local(socketio::keep_table(
+                Rc::clone(&self.sessions),
+                session_events,
+            ));
         }
-        let pulses = self.reloader.workers.iter().cloned().zip(self.pulses.iter().cloned());
-        tokio::task::spawn_local(systemd::watchdog(pulses.collect()));
+        let heartbeats = self.reloader.workers.iter().cloned().zip(self.heartbeats.iter().cloned());
+        tokio::task::spawn_local(systemd::watchdog(heartbeats.collect()));
         let workers = self.reloader.workers.clone();
-        tokio::task::spawn_local(failover_notify::tell(self.checks.serving(), workers));
+        tokio::task::spawn_local(failover_notify::run(self.checks.serving(), workers));
         systemd::ready(&self.status());
-        self.watch.also(self.reloader.generation.files());
+        self.watch.watch_files(self.reloader.generation.files());
         self.checks.follow(&self.reloader.generation);
         self.drift.follow(&self.reloader.generation);
-        let limit = match self.serve(&mut signals, asked).await {
+        let limit = match self.serve(&mut signals, admin_commands).await {
             StopReason::WorkerDied => return Ok(GatewayEnd::WorkerDied),
             StopReason::End(limit) => limit,
-            StopReason::Succeeded(successor, reply) => {
+            StopReason::HandedOver(child, reply) => {
                 for task in api {
                     task.abort();
                 }
-                self.hand_over(&successor);
+                self.hand_over(&child);
                 if let Some(reply) = reply {
                     let _ = reply
-                        .send(UpgradeOutcome { pid: Some(successor.pid), problems: String::new() });
+                        .send(UpgradeOutcome { pid: Some(child.pid), problems: String::new() });
                     // A task of the admin API writes the answer. Without open connections the
                     // process would exit before it has done so.
                     tokio::time::sleep(ANSWER_FLUSH_WAIT).await;
@@ -272,12 +275,12 @@ impl RunningGateway {
     async fn serve(
         &mut self,
         signals: &mut SignalStream,
-        mut asked: mpsc::UnboundedReceiver<AdminCommand>,
+        mut admin_commands: mpsc::UnboundedReceiver<AdminCommand>,
     ) -> StopReason {
         loop {
             tokio::select! {
-                _ = self.ended.recv() => return StopReason::WorkerDied,
-                wish = signals.next() => match wish {
+                _ = self.worker_ended.recv() => return StopReason::WorkerDied,
+                action = signals.next() => match action {
                     SignalAction::End => {
                         return StopReason::End(Some(self.reloader.generation.config.gateway.drain_timeout));
                     }
@@ -288,16 +291,16 @@ impl RunningGateway {
                     }
                     SignalAction::Upgrade => self.upgrade(None),
                 },
-                Some(ask) = asked.recv() => self.answer(ask).await,
+                Some(command) = admin_commands.recv() => self.execute(command).await,
                 // During a trial file changes are ignored until the trial is confirmed or reverted.
                 () = self.watch.changed(), if self.reloader.follows_files() => {
                     self.reload("files", None).await;
                 }
-                () = self.reloader.overdue() => { self.roll_back().await; }
-                () = self.names.keep(&self.reloader.generation) => {}
-                (result, reply) = finished(&mut self.upgrade) => match result {
-                    Ok(successor) => return StopReason::Succeeded(successor, reply),
-                    Err(error) => refused(&error, reply),
+                () = self.reloader.trial_expired() => { self.roll_back().await; }
+                () = self.dns.run(&self.reloader.generation) => {}
+                (result, reply) = upgrade_finished(&mut self.upgrade) => match result {
+                    Ok(child) => return StopReason::HandedOver(child, reply),
+                    Err(error) => report_refusal(&error, reply),
                 },
             }
         }
@@ -305,7 +308,7 @@ impl RunningGateway {
 
     /// Starts a binary upgrade, unless one is in progress. The result is sent to `reply`.
     fn upgrade(&mut self, reply: Option<UpgradeReply>) {
-        let begun = if self.upgrade.is_some() {
+        let starting = if self.upgrade.is_some() {
             Err(UpgradeError::UnderWay)
         } else if self.reloader.is_on_trial() {
             Err(UpgradeError::OnTrial)
@@ -315,9 +318,9 @@ impl RunningGateway {
                 StartingChild::begin(self.reloader.origin.program.as_ref(), sockets, tickets)
             })
         };
-        match begun {
-            Ok(begun) => self.upgrade = Some((begun, reply)),
-            Err(error) => refused(&error, reply),
+        match starting {
+            Ok(starting) => self.upgrade = Some((starting, reply)),
+            Err(error) => report_refusal(&error, reply),
         }
     }
 
@@ -328,18 +331,18 @@ impl RunningGateway {
     }
 
     /// Stops accepting and tells the upgrade child to take over.
-    fn hand_over(&mut self, successor: &ReadyChild) {
+    fn hand_over(&mut self, child: &ReadyChild) {
         tracing::info!(
             "upgrade: process {} has taken over; this process drains and then exits",
-            successor.pid
+            child.pid
         );
         self.health.draining.store(true, Ordering::Relaxed);
-        systemd::succeeded_by(successor.pid);
+        systemd::main_process(child.pid);
         (self.admin, self.socket) = (None, None);
         self.reloader.held = None;
-        self.tell(Phase::Succeeded, Duration::ZERO);
+        self.enter_phase(Phase::Succeeded, Duration::ZERO);
         self.drift.stop();
-        successor.go();
+        child.go();
     }
 
     async fn reload(&mut self, trigger: &str, confirm: Option<Duration>) -> ReloadOutcome {
@@ -350,7 +353,7 @@ impl RunningGateway {
             self.drift.follow(&self.reloader.generation);
         }
         self.watch.settle();
-        self.watch.also(self.reloader.generation.files());
+        self.watch.watch_files(self.reloader.generation.files());
         systemd::ready(&self.status());
         outcome
     }
@@ -365,7 +368,7 @@ impl RunningGateway {
         )
     }
 
-    fn tell(&self, phase: Phase, spread: Duration) {
+    fn enter_phase(&self, phase: Phase, spread: Duration) {
         for worker in &self.reloader.workers {
             // The send fails if the worker has ended, which the control loop notices.
             let _ = worker.send(WorkerCommand::Enter(phase, spread));
@@ -374,19 +377,19 @@ impl RunningGateway {
 }
 
 /// Waits until the upgrade in progress is ready or has failed, and removes it from `upgrade`.
-async fn finished(
+async fn upgrade_finished(
     upgrade: &mut Option<(StartingChild, Option<UpgradeReply>)>,
 ) -> (Result<ReadyChild, UpgradeError>, Option<UpgradeReply>) {
     match upgrade {
         None => std::future::pending().await,
-        Some((begun, _)) => {
-            let result = begun.finished().await;
+        Some((starting, _)) => {
+            let result = starting.finished().await;
             (result, upgrade.take().and_then(|(_, reply)| reply))
         }
     }
 }
 
-fn refused(error: &UpgradeError, reply: Option<UpgradeReply>) {
+fn report_refusal(error: &UpgradeError, reply: Option<UpgradeReply>) {
     tracing::error!("upgrade refused, this process continues to serve: {error}");
     if let Some(reply) = reply {
         // The send fails if the client of the admin API has disconnected; the log has the error.

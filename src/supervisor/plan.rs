@@ -48,11 +48,12 @@ impl PlanInputs {
     /// Makes the plan.
     pub(super) async fn plan(self) -> Plan {
         let snapshot = snapshot(&self.workers).await;
-        let failed = self.empty(format!("the plan failed: {}\n", Reason::Internal.sentence()));
-        tokio::task::spawn_blocking(move || self.judge(&snapshot)).await.unwrap_or(failed)
+        let failed =
+            self.refused_plan(format!("the plan failed: {}\n", Reason::Internal.sentence()));
+        tokio::task::spawn_blocking(move || self.evaluate(&snapshot)).await.unwrap_or(failed)
     }
 
-    fn empty(&self, problems: String) -> Plan {
+    fn refused_plan(&self, problems: String) -> Plan {
         let config_version = &self.generation.config_version;
         let directory = self.directory.as_ref().unwrap_or(&self.origin.directory);
         Plan {
@@ -69,19 +70,19 @@ impl PlanInputs {
         }
     }
 
-    fn judge(self, snapshot: &WorkerSnapshot) -> Plan {
+    fn evaluate(self, snapshot: &WorkerSnapshot) -> Plan {
         let environment = |name: &str| (self.origin.environment)(name);
         let directory = self.directory.as_ref().unwrap_or(&self.origin.directory);
         // Metrics of its own, because a plan must not add series to those of the gateway.
         let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
-            return self.empty("the plan failed: two metrics have one name\n".to_owned());
+            return self.refused_plan("the plan failed: two metrics have one name\n".to_owned());
         };
         let (provider, old) = (&self.origin.provider, &self.generation);
         let loaded = generation::load(directory, &environment, provider, &metrics, Some(old));
         let compiled = match loaded {
             Ok(compiled) => compiled,
             Err(RejectedConfig { sources, problems, .. }) => {
-                return self.empty(config::draw(&sources, &problems, false));
+                return self.refused_plan(config::draw(&sources, &problems, false));
             }
         };
         let new = &compiled.generation;
@@ -91,10 +92,10 @@ impl PlanInputs {
             config::draw(&new.config.sources, &compiled.warnings, false)
         };
         let mut now = OpenNow::new(old, &snapshot.tunnels, new);
-        now.add_passing(old, &snapshot.passthrough_conn, new);
+        now.add_passthrough(old, &snapshot.passthrough_conn, new);
         now.add_outdated(old, new);
         let (differences, kept) = changes::between(&self.started, old, new);
-        let items = differences.into_iter().map(|difference| now.at(difference)).collect();
+        let items = differences.into_iter().map(|difference| now.with_counts(difference)).collect();
         Plan {
             refused: false,
             new_config: new.hash(),
@@ -102,7 +103,7 @@ impl PlanInputs {
             kept,
             open: now.all,
             requests: rerouted(&snapshot.recent, old, new),
-            ..self.empty(problems)
+            ..self.refused_plan(problems)
         }
     }
 }
@@ -111,7 +112,7 @@ impl PlanInputs {
 async fn snapshot(workers: &[UnboundedSender<WorkerCommand>]) -> WorkerSnapshot {
     let (sender, mut answers) = unbounded_channel();
     for worker in workers {
-        let _ = worker.send(WorkerCommand::Census(sender.clone()));
+        let _ = worker.send(WorkerCommand::Snapshot(sender.clone()));
     }
     drop(sender);
     let mut all = WorkerSnapshot::default();
@@ -129,9 +130,9 @@ async fn snapshot(workers: &[UnboundedSender<WorkerCommand>]) -> WorkerSnapshot 
 /// Whether a reload would close the tunnel, by the same rule that the tunnel applies after a
 /// reload.
 fn is_closed(tunnel: &TunnelInfo, new: &Generation) -> bool {
-    let asked = (&*tunnel.host, &*tunnel.target);
+    let query = (&*tunnel.host, &*tunnel.target);
     let carries = |virtual_server: &Arc<VirtualServer>| {
-        virtual_server.still_carries(asked, &tunnel.upstream, tunnel.endpoint.as_deref())
+        virtual_server.still_carries(query, &tunnel.upstream, tunnel.endpoint.as_deref())
             && virtual_server.accepts(&tunnel.handshake)
     };
     !new.replacement(&tunnel.place.load()).is_some_and(carries)
@@ -196,7 +197,7 @@ impl OpenNow {
     }
 
     /// Adds passthrough connections.
-    fn add_passing(
+    fn add_passthrough(
         &mut self,
         generation: &Generation,
         passthrough_conn: &[PassthroughConn],
@@ -242,9 +243,12 @@ impl OpenNow {
                 .iter()
                 .find(|replacement| replacement.address == virtual_server.address);
             if replacement.is_some_and(|replacement| {
-                may_outdate(virtual_server.tls.as_ref(), replacement.tls.as_ref())
+                may_need_handshake(virtual_server.tls.as_ref(), replacement.tls.as_ref())
             }) {
-                self.outdate(&virtual_server.names.listener, gauge(&virtual_server.metrics.active));
+                self.count_outdated(
+                    &virtual_server.names.listener,
+                    gauge(&virtual_server.metrics.active),
+                );
             }
         }
         let listeners = |generation: &Generation| {
@@ -254,29 +258,29 @@ impl OpenNow {
                 .flat_map(|forward_proxy| forward_proxy.listeners.clone());
             all.collect::<Vec<_>>()
         };
-        let heirs = listeners(new);
+        let replacements = listeners(new);
         for listener in listeners(generation) {
             let active = generation.names().listener(PROFILE_LABEL, &listener.label).active;
             let active = gauge(&active);
             self.all.connections += active;
             self.listeners.entry(listener.label.clone()).or_default().connections = active;
             let replacement =
-                heirs.iter().find(|replacement| replacement.address == listener.address);
+                replacements.iter().find(|replacement| replacement.address == listener.address);
             if replacement.is_some_and(|replacement| {
-                may_outdate(listener.tls.as_ref(), replacement.tls.as_ref())
+                may_need_handshake(listener.tls.as_ref(), replacement.tls.as_ref())
             }) {
-                self.outdate(&listener.label, active);
+                self.count_outdated(&listener.label, active);
             }
         }
     }
 
-    fn outdate(&mut self, listener: &str, connections: u64) {
+    fn count_outdated(&mut self, listener: &str, connections: u64) {
         self.all.outdated += connections;
         self.listeners.entry(listener.to_owned()).or_default().outdated = connections;
     }
 
     /// Adds the counts of its item to a difference.
-    fn at(&self, difference: ConfigDifference<'_>) -> ItemDiff {
+    fn with_counts(&self, difference: ConfigDifference<'_>) -> ItemDiff {
         let ConfigDifference { mut change, old } = difference;
         let Some((name, item)) = old else { return change };
         let open = match &*name.kind {
@@ -294,10 +298,10 @@ impl OpenNow {
 }
 
 /// Whether a connected client may need a new TLS handshake.
-fn may_outdate(before: Option<&ServerTls>, now: Option<&ServerTls>) -> bool {
-    let of = |tls: Option<&ServerTls>| tls.and_then(|tls| tls.client_auth.clone());
+fn may_need_handshake(before: Option<&ServerTls>, now: Option<&ServerTls>) -> bool {
+    let client_auth = |tls: Option<&ServerTls>| tls.and_then(|tls| tls.client_auth.clone());
     before.is_some() != now.is_some()
-        || ClientAuth::may_invalidate(of(before).as_deref(), of(now).as_deref())
+        || ClientAuth::may_invalidate(client_auth(before).as_deref(), client_auth(now).as_deref())
 }
 
 fn gauge(gauge: &prometheus::IntGauge) -> u64 {
@@ -311,7 +315,7 @@ fn rerouted(recent: &[RecentRequest], old: &Generation, new: &Generation) -> Rep
     let log = &old.config.gateway.access_log;
     let mask = QueryMask::new(&log.mask, &log.mask_path);
     for seen in recent {
-        let (before, after) = (decided(seen, old), decided(seen, new));
+        let (before, after) = (describe_decision(seen, old), describe_decision(seen, new));
         if before == after {
             continue;
         }
@@ -330,7 +334,7 @@ fn rerouted(recent: &[RecentRequest], old: &Generation, new: &Generation) -> Rep
 }
 
 /// Description of the decision of a generation about a request.
-fn decided(seen: &RecentRequest, generation: &Generation) -> String {
+fn describe_decision(seen: &RecentRequest, generation: &Generation) -> String {
     let Some(virtual_server) = generation
         .virtual_servers
         .iter()
@@ -340,9 +344,9 @@ fn decided(seen: &RecentRequest, generation: &Generation) -> String {
     };
     // Over HTTP/2 a WebSocket is opened with CONNECT. Routes and upstreams see it as a GET.
     let method = if seen.upgrade { &http::Method::GET } else { &seen.method };
-    let asked =
+    let query =
         RouteQuery { host: seen.host(), target: seen.path(), method, upgrade: seen.upgrade };
-    match virtual_server.decide_query(&asked) {
+    match virtual_server.decide_query(&query) {
         Ok(RouteDecision::Route(route)) => match &route.action {
             RouteAction::Proxy(ProxyTarget { upstream, strip_prefix: Some(prefix), .. }) => {
                 format!("route {} to {} without {prefix}", route.account.name, upstream.name)

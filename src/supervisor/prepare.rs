@@ -62,7 +62,7 @@ pub(super) struct PrepareInputs {
     /// Number of workers to bind sockets for; 0 if a new process has taken over.
     pub(super) workers: usize,
     /// Ports of removed listeners, whose sockets workers may not have closed yet.
-    pub(super) leaving: Vec<u16>,
+    pub(super) closing_ports: Vec<u16>,
     pub(super) log: LogOpener,
 }
 
@@ -127,7 +127,7 @@ impl PrepareInputs {
         let new = added(&known, &generation.listener_addrs());
         let ours = |port: u16| {
             known.iter().any(|listener_addr| listener_addr.address.port() == port)
-                || self.leaving.contains(&port)
+                || self.closing_ports.contains(&port)
         };
         let workers = (self.workers, &ours as &dyn Fn(u16) -> bool);
         let sockets = bind_listeners(generation, &new, workers, &mut InheritedState::default())?;

@@ -26,7 +26,7 @@ use crate::units::{display_duration, display_timestamp};
 
 use super::changes;
 use super::config_source::ConfigSource;
-use super::listeners::{RetiredListener, SharedListener, posts};
+use super::listeners::{RetiredListener, SharedListener, listener_slots};
 use super::prepare::{PrepareError, PrepareInputs, PreparedReload, added, same};
 use super::start::HeldSockets;
 use super::worker::WorkerCommand;
@@ -47,7 +47,7 @@ pub(super) struct Reloader {
     /// State of the forward proxy that all generations share.
     pub(super) forward_shared: Arc<ForwardShared>,
     /// Forward proxy of the current generation, if it has one.
-    pub(super) way: Option<Arc<ForwardRuntime>>,
+    pub(super) forward_runtime: Option<Arc<ForwardRuntime>>,
     /// Duplicates of the listening sockets; `None` once a new process has taken over.
     pub(super) held: Option<HeldSockets>,
     /// Removed listeners that may still have connections.
@@ -77,7 +77,7 @@ pub(super) struct ConfigTrial {
 pub(super) struct PreviousGeneration {
     generation: Arc<Generation>,
     /// Time of the reload that replaced it, if the file watcher triggered that reload.
-    by_itself: Option<Instant>,
+    applied_by_watcher: Option<Instant>,
 }
 
 /// Result of a reload, rollback or confirmation, before it is recorded.
@@ -113,9 +113,9 @@ impl Reloader {
             );
             tracing::error!(trigger, "reload refused: {}", problems.trim_end());
             self.metrics.record_skipped_reload("refused");
-            return self.tell(trigger, begun, AttemptResult::refused(problems));
+            return self.record_attempt(trigger, begun, AttemptResult::refused(problems));
         }
-        let came = match self.prepare().await {
+        let attempt = match self.prepare().await {
             Ok(prepared) => self.commit(prepared, trigger),
             Err(PrepareError::Unchanged) => {
                 tracing::info!(trigger, "reload: nothing has changed");
@@ -137,18 +137,18 @@ impl Reloader {
             }
         };
         if let Some(confirm) = confirm {
-            self.try_out(came.result, confirm);
+            self.start_trial(attempt.result, confirm);
         }
-        self.tell(trigger, begun, came)
+        self.record_attempt(trigger, begun, attempt)
     }
 
     /// Starts or extends the trial of the current generation. The trial returns to the last
     /// confirmed generation, even if several reloads were tried since.
-    fn try_out(&mut self, result: ReloadResult, confirm: Duration) {
+    fn start_trial(&mut self, result: ReloadResult, confirm: Duration) {
         let just_now = |since: Instant| since.elapsed() < CONFIRM_WINDOW;
         let before = self.previous.as_ref().filter(|previous| match result {
             ReloadResult::Applied => true,
-            ReloadResult::Unchanged => previous.by_itself.is_some_and(just_now),
+            ReloadResult::Unchanged => previous.applied_by_watcher.is_some_and(just_now),
             _ => false,
         });
         let back = match (&self.trial, before) {
@@ -186,7 +186,7 @@ impl Reloader {
     /// # Cancellation
     ///
     /// Safe.
-    pub(super) async fn overdue(&self) {
+    pub(super) async fn trial_expired(&self) {
         match &self.trial {
             Some(trial) => tokio::time::sleep_until(trial.until).await,
             None => std::future::pending().await,
@@ -196,11 +196,11 @@ impl Reloader {
     /// Ends the trial and keeps the current generation.
     pub(super) fn confirm(&mut self) -> ReloadOutcome {
         let begun = Instant::now();
-        let came = if self.trial.take().is_some() {
+        let attempt = if self.trial.take().is_some() {
             tracing::info!("generation {} is confirmed", self.generation.config_version.number());
             self.metrics.record_load();
             if let Some(previous) = &mut self.previous {
-                previous.by_itself = None;
+                previous.applied_by_watcher = None;
             }
             AttemptResult {
                 result: ReloadResult::Confirmed,
@@ -212,7 +212,7 @@ impl Reloader {
                 "nothing waits for a confirmation: no reload is on trial\n".to_owned(),
             )
         };
-        self.tell("confirm", begun, came)
+        self.record_attempt("confirm", begun, attempt)
     }
 
     /// Reverts the trial, or without a trial the latest reload. No files are read, because the
@@ -223,13 +223,13 @@ impl Reloader {
         let Some(back) = on_trial.or(self.previous.as_ref().map(|before| &before.generation))
         else {
             let why = "there is no previous configuration since the start of the gateway\n";
-            return self.tell("rollback", begun, AttemptResult::refused(why.to_owned()));
+            return self.record_attempt("rollback", begun, AttemptResult::refused(why.to_owned()));
         };
-        let (attempt, back) = (self.attempt(), Arc::clone(back));
+        let (inputs, back) = (self.prepare_inputs(), Arc::clone(back));
         let number = back.config_version.number();
-        let prepared = tokio::task::spawn_blocking(move || attempt.prepare_again(back)).await;
+        let prepared = tokio::task::spawn_blocking(move || inputs.prepare_again(back)).await;
         let failed = |error| Err(PrepareError::Refused(format!("the rollback failed: {error}\n")));
-        let came = match prepared.unwrap_or_else(failed) {
+        let attempt = match prepared.unwrap_or_else(failed) {
             Ok(prepared) => {
                 self.trial = None;
                 self.commit(prepared, "rollback")
@@ -248,11 +248,16 @@ impl Reloader {
                 problems: String::new(),
             },
         };
-        self.tell("rollback", begun, came)
+        self.record_attempt("rollback", begun, attempt)
     }
 
     /// Records an attempt in the status, and returns the outcome for the client of the admin API.
-    fn tell(&self, trigger: &str, begun: Instant, came: AttemptResult) -> ReloadOutcome {
+    fn record_attempt(
+        &self,
+        trigger: &str,
+        begun: Instant,
+        attempt: AttemptResult,
+    ) -> ReloadOutcome {
         let config_version = &self.generation.config_version;
         let pending = self.trial.as_ref().map(|trial| PendingConfirmation {
             until: display_timestamp(trial.until_seconds),
@@ -266,49 +271,49 @@ impl Reloader {
         status.remember(ReloadAttempt {
             time: display_timestamp(jiff::Timestamp::now().as_second()),
             trigger: trigger.to_owned(),
-            result: came.result,
+            result: attempt.result,
             generation: config_version.number(),
             config: config_version.hash().to_owned(),
             milliseconds: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-            changes: came.changes.clone(),
-            problems: came.problems.clone(),
+            changes: attempt.changes.clone(),
+            problems: attempt.problems.clone(),
         });
         ReloadOutcome {
-            result: came.result,
+            result: attempt.result,
             generation: config_version.number(),
             config: config_version.hash().to_owned(),
-            changes: came.changes,
-            problems: came.problems,
+            changes: attempt.changes,
+            problems: attempt.problems,
             pending,
         }
     }
 
     /// Records the start as the first attempt.
-    pub(super) fn remember_start(&self) {
-        let came = AttemptResult {
+    pub(super) fn record_start(&self) {
+        let attempt = AttemptResult {
             result: ReloadResult::Applied,
             changes: Vec::new(),
             problems: String::new(),
         };
-        self.tell("start", Instant::now(), came);
+        self.record_attempt("start", Instant::now(), attempt);
     }
 
-    fn attempt(&self) -> PrepareInputs {
+    fn prepare_inputs(&self) -> PrepareInputs {
         PrepareInputs {
             origin: self.origin.clone(),
             metrics: Arc::clone(&self.metrics),
             previous: Arc::clone(&self.generation),
             started: self.started.clone(),
             workers: self.held.as_ref().map_or(0, |_| self.workers.len()),
-            leaving: self.leaving(),
+            closing_ports: self.closing_ports(),
             log: self.log.opener(),
         }
     }
 
     /// Prepares a reload on a blocking thread, so that health checks continue meanwhile.
     async fn prepare(&self) -> Result<PreparedReload, PrepareError> {
-        let attempt = self.attempt();
-        let prepared = tokio::task::spawn_blocking(move || attempt.prepare()).await;
+        let inputs = self.prepare_inputs();
+        let prepared = tokio::task::spawn_blocking(move || inputs.prepare()).await;
         let failed = |error| Err(PrepareError::Refused(format!("the reload failed: {error}\n")));
         prepared.unwrap_or_else(failed)
     }
@@ -320,19 +325,19 @@ impl Reloader {
             self.number += 1;
             generation.config_version.name(self.number, hash);
         }
-        let way = generation.forward_proxy.clone();
-        let way = way.map(|forward_proxy| {
-            ForwardRuntime::new(forward_proxy, generation.names(), self.way.as_deref())
+        let forward_runtime = generation.forward_proxy.clone();
+        let forward_runtime = forward_runtime.map(|forward_proxy| {
+            ForwardRuntime::new(forward_proxy, generation.names(), self.forward_runtime.as_deref())
         });
-        let posts = posts(&generation, way.as_ref());
+        let listener_slots = listener_slots(&generation, forward_runtime.as_ref());
         let listener_addrs = generation.listener_addrs();
         let added = added(&self.generation.listener_addrs(), &listener_addrs);
         let fresh: Vec<_> = added
             .iter()
             .filter_map(|listener_addr| {
-                posts.iter().find(|post| same(&post.listener_addr(), listener_addr))
+                listener_slots.iter().find(|slot| same(&slot.listener_addr(), listener_addr))
             })
-            .map(|post| (post.listener_addr(), SharedListener::new(post, &self.forward_shared)))
+            .map(|slot| (slot.listener_addr(), SharedListener::new(slot, &self.forward_shared)))
             .collect();
         for (worker, sockets) in self.workers.iter().zip(sockets) {
             for (number, socket) in sockets {
@@ -350,13 +355,16 @@ impl Reloader {
             all.extend(held);
         }
         self.retired.retain(|(_, place)| {
-            place.upgrade().inspect(|place| place.swap(&generation, &posts, way.as_ref())).is_some()
+            place
+                .upgrade()
+                .inspect(|place| place.swap(&generation, &listener_slots, forward_runtime.as_ref()))
+                .is_some()
         });
         self.listeners.retain(|(listener_addr, shared)| {
-            shared.swap(&generation, &posts, way.as_ref());
+            shared.swap(&generation, &listener_slots, forward_runtime.as_ref());
             let stays = listener_addrs.iter().any(|now| same(now, listener_addr));
             if !stays {
-                tell(&self.workers, || {
+                send_to_workers(&self.workers, || {
                     WorkerCommand::Close(listener_addr.kind, listener_addr.address)
                 });
                 self.retired.push((listener_addr.address, shared.downgrade()));
@@ -364,17 +372,17 @@ impl Reloader {
             stays
         });
         self.listeners.extend(fresh);
-        self.forward_shared.follow(way.as_ref());
-        self.way = way;
+        self.forward_shared.follow(forward_runtime.as_ref());
+        self.forward_runtime = forward_runtime;
         let left = std::mem::replace(&mut self.generation, generation);
-        let by_itself = (trigger == "files").then(Instant::now);
-        self.previous = Some(PreviousGeneration { generation: left, by_itself });
+        let applied_by_watcher = (trigger == "files").then(Instant::now);
+        self.previous = Some(PreviousGeneration { generation: left, applied_by_watcher });
         self.origin.logging.change(self.generation.config.gateway.logging);
         if self.log.change(&self.generation.config.gateway.access_log, log) {
-            tell(&self.workers, || WorkerCommand::Log(self.log.handle()));
+            send_to_workers(&self.workers, || WorkerCommand::Log(self.log.handle()));
         }
         let endpoints = self.generation.identities();
-        tell(&self.workers, || WorkerCommand::Reloaded(Arc::clone(&endpoints)));
+        send_to_workers(&self.workers, || WorkerCommand::Reloaded(Arc::clone(&endpoints)));
         let config_version = &self.generation.config_version;
         self.generation.update_metrics(&self.metrics);
         self.metrics.set_generation(config_version.number(), config_version.hash());
@@ -392,13 +400,16 @@ impl Reloader {
     }
 
     /// Ports of removed listeners, whose sockets workers may not have closed yet.
-    fn leaving(&self) -> Vec<u16> {
+    fn closing_ports(&self) -> Vec<u16> {
         let open = self.retired.iter().filter(|(_, place)| place.upgrade().is_some());
         open.map(|(address, _)| address.port()).collect()
     }
 }
 
-fn tell(workers: &[UnboundedSender<WorkerCommand>], command: impl Fn() -> WorkerCommand) {
+fn send_to_workers(
+    workers: &[UnboundedSender<WorkerCommand>],
+    command: impl Fn() -> WorkerCommand,
+) {
     for worker in workers {
         // The send fails if the worker has ended, which the control loop notices.
         let _ = worker.send(command());

@@ -108,13 +108,13 @@ pub fn bind(
     });
     let admin = admin.transpose()?;
     // The parent of a binary upgrade still holds the admin socket.
-    let socket = if inheritance.succeeds() {
+    let socket = if inheritance.is_child() {
         None
     } else {
         socket::open(&config.socket, config.outline.directory()).map_err(StartError::Socket)?
     };
     let bound = BoundSockets { workers, admin, socket };
-    inheritance.complain();
+    inheritance.log_unused();
     Ok(bound)
 }
 
@@ -137,7 +137,7 @@ pub(super) fn bind_listeners(
         place: generation.config.sources.locate(listener_addr.place),
         source,
     };
-    let free = |port| !ours(port) && !inheritance.knows(port);
+    let free = |port| !ours(port) && !inheritance.has_port(port);
     for listener_addr in
         listener_addrs.iter().filter(|listener_addr| free(listener_addr.address.port()))
     {
@@ -148,7 +148,7 @@ pub(super) fn bind_listeners(
         let mut sockets = inheritance.take(listener_addr.address);
         while sockets.len() < workers {
             sockets.push(
-                another(listener_addr.address, &sockets)
+                open_socket(listener_addr.address, &sockets)
                     .map_err(|error| failed(listener_addr, error))?,
             );
         }
@@ -179,7 +179,7 @@ pub(super) fn hold(
 
 /// Opens a further socket for an address. If a service manager opened the first one without
 /// `SO_REUSEPORT`, the result is a duplicate of that socket, and the workers share it.
-fn another(address: SocketAddr, sockets: &[TcpListener]) -> io::Result<TcpListener> {
+fn open_socket(address: SocketAddr, sockets: &[TcpListener]) -> io::Result<TcpListener> {
     match sockets.first() {
         Some(first) if !socket2::SockRef::from(first).reuse_port()? => first.try_clone(),
         _ => listen::bind(address),
@@ -220,7 +220,7 @@ pub(super) fn open_log(
     let counts =
         LineCounts { written: metrics.log_written.clone(), dropped: metrics.log_dropped.clone() };
     let opened = AccessLogWriter::open(config, counts);
-    opened.map_err(|source| no_log(config, source))
+    opened.map_err(|source| log_error(config, source))
 }
 
 /// Opens the access log of a new generation, if its target differs from the current one.
@@ -229,10 +229,10 @@ pub(super) fn open_next_log(
     generation: &Generation,
 ) -> Result<Option<LogWriter>, StartError> {
     let config = &generation.config.gateway.access_log;
-    opener.open(config).map_err(|source| no_log(config, source))
+    opener.open(config).map_err(|source| log_error(config, source))
 }
 
-fn no_log(config: &config::AccessLog, source: io::Error) -> StartError {
+fn log_error(config: &config::AccessLog, source: io::Error) -> StartError {
     match &config.target {
         LogTarget::File { path, .. } => {
             StartError::AccessLog { path: path.display().to_string(), source }

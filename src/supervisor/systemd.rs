@@ -38,7 +38,7 @@ pub(super) fn stopping(limit: Option<Duration>) {
 }
 
 /// Reports that the child of a binary upgrade is the main process now.
-pub(super) fn succeeded_by(pid: u32) {
+pub(super) fn main_process(pid: u32) {
     notify(&[NotifyState::MainPid(pid)]);
 }
 
@@ -57,8 +57,8 @@ pub(super) async fn watchdog(workers: Vec<(UnboundedSender<WorkerCommand>, BeatR
     loop {
         tokio::time::sleep(period).await;
         // The control loop notices workers that have ended.
-        let behind = |(worker, pulse): &&(UnboundedSender<WorkerCommand>, BeatReply)| {
-            !worker.is_closed() && pulse.load(Ordering::Relaxed) < beat
+        let behind = |(worker, heartbeat): &&(UnboundedSender<WorkerCommand>, BeatReply)| {
+            !worker.is_closed() && heartbeat.load(Ordering::Relaxed) < beat
         };
         let silent = workers.iter().filter(behind).count();
         if silent == 0 {

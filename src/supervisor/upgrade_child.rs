@@ -39,7 +39,7 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sockets and ticket keys that this process has inherited.
 #[derive(Default)]
 pub struct InheritedState {
-    predecessor: Option<HandoverChannel>,
+    parent: Option<HandoverChannel>,
     sockets: Vec<(SocketAddr, TcpListener)>,
     tickets: Option<String>,
 }
@@ -52,14 +52,13 @@ impl InheritedState {
     /// An error message, if the parent breaks the protocol or a socket cannot be used.
     pub fn receive() -> Result<Self, String> {
         let mut found = Self::default();
-        let predecessor =
-            std::env::var_os(CHILD_VARIABLE).is_some().then(HandoverChannel::from_stdin);
+        let parent = std::env::var_os(CHILD_VARIABLE).is_some().then(HandoverChannel::from_stdin);
         // The variable alone proves nothing: a shell may have inherited it from a former parent.
-        if let Some(Ok(channel)) = predecessor {
-            found.succeed(&channel).map_err(|error| {
+        if let Some(Ok(channel)) = parent {
+            found.receive_from_parent(&channel).map_err(|error| {
                 format!("the parent process did not hand over its sockets: {error}")
             })?;
-            found.predecessor = Some(channel);
+            found.parent = Some(channel);
         }
         let activated = activation::take()
             .map_err(|error| format!("LISTEN_FDS, the service manager's sockets: {error}"))?;
@@ -71,7 +70,7 @@ impl InheritedState {
         Ok(found)
     }
 
-    fn succeed(&mut self, channel: &HandoverChannel) -> io::Result<()> {
+    fn receive_from_parent(&mut self, channel: &HandoverChannel) -> io::Result<()> {
         let (greeting, _) = channel.receive(MESSAGE_TIMEOUT)?;
         if greeting != GREETING {
             let words = format!(
@@ -119,7 +118,7 @@ impl InheritedState {
     }
 
     /// Hands the ticket keys of the parent to `to`, so that its clients can resume their TLS sessions.
-    pub fn hand_tickets(&mut self, to: &LocalKeys) {
+    pub fn hand_over_tickets(&mut self, to: &LocalKeys) {
         if self.tickets.take().is_some_and(|keys| !to.import(&keys)) {
             tracing::warn!(
                 "cannot read the ticket keys of the parent process; clients make full handshakes"
@@ -128,14 +127,14 @@ impl InheritedState {
     }
 
     /// Whether an inherited socket listens on this port.
-    pub(super) fn knows(&self, port: u16) -> bool {
+    pub(super) fn has_port(&self, port: u16) -> bool {
         self.sockets.iter().any(|(address, _)| address.port() == port)
     }
 
     /// Logs unused sockets of a service manager. Unused sockets of a parent are normal, because
     /// their listeners were removed from the configuration.
-    pub(super) fn complain(&self) {
-        if self.predecessor.is_some() {
+    pub(super) fn log_unused(&self) {
+        if self.parent.is_some() {
             return;
         }
         for (address, _) in &self.sockets {
@@ -151,7 +150,7 @@ impl InheritedState {
     ///
     /// If the parent has exited or given up the upgrade.
     pub fn ready(&self) -> io::Result<()> {
-        let Some(channel) = &self.predecessor else { return Ok(()) };
+        let Some(channel) = &self.parent else { return Ok(()) };
         channel.send(READY, None)?;
         match channel.receive(MESSAGE_TIMEOUT)? {
             (word, _) if word == GO => Ok(()),
@@ -161,13 +160,13 @@ impl InheritedState {
 
     /// Whether this process is the child of a binary upgrade.
     #[must_use]
-    pub fn succeeds(&self) -> bool {
-        self.predecessor.is_some()
+    pub fn is_child(&self) -> bool {
+        self.parent.is_some()
     }
 
     /// Tells the parent why this process cannot serve.
     pub fn refuse(&self, why: &str) {
-        if let Some(channel) = &self.predecessor {
+        if let Some(channel) = &self.parent {
             // The send fails only if the parent has exited.
             let _ = channel.send(&format!("{REFUSED}\n{why}"), None);
         }

@@ -41,10 +41,10 @@ pub struct ConfigWatcher {
     /// comparison finds the same content.
     candidate: Option<(ContentSnapshot, Instant)>,
     /// First and last event since the last comparison.
-    heard: Option<(Instant, Instant)>,
+    events: Option<(Instant, Instant)>,
     poll: Duration,
     next_poll: Instant,
-    bell: Arc<Notify>,
+    wake: Arc<Notify>,
     watcher: Arc<Mutex<Inotify>>,
 }
 
@@ -55,36 +55,36 @@ impl ConfigWatcher {
     /// Must be called before the configuration is read, so that no change in between is missed.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
-        let bell = Arc::<Notify>::default();
-        let watcher = Inotify::new(Arc::clone(&bell));
-        Self::with(directory, POLL_INTERVAL, bell, watcher)
+        let wake = Arc::<Notify>::default();
+        let watcher = Inotify::new(Arc::clone(&wake));
+        Self::with(directory, POLL_INTERVAL, wake, watcher)
     }
 
-    fn with(directory: PathBuf, poll: Duration, bell: Arc<Notify>, watcher: Inotify) -> Self {
+    fn with(directory: PathBuf, poll: Duration, wake: Arc<Notify>, watcher: Inotify) -> Self {
         let subject = WatchedPaths { directory, files: Vec::new() };
         Self {
             known: subject.read(),
             subject,
             seen: None,
             candidate: None,
-            heard: None,
+            events: None,
             poll,
             next_poll: Instant::now(),
-            bell,
+            wake,
             watcher: Arc::new(Mutex::new(watcher)),
         }
     }
 
     /// Watches these files too, in place of those of an earlier call. The current content of newly
     /// watched files counts as known. Blocks while it reads them.
-    pub fn also(&mut self, mut files: Vec<PathBuf>) {
+    pub fn watch_files(&mut self, mut files: Vec<PathBuf>) {
         files.sort();
         files.dedup();
         for content in [Some(&mut self.known), self.seen.as_mut()].into_iter().flatten() {
-            content.name(&files);
+            content.set_files(&files);
         }
         self.subject.files = files;
-        self.look_again();
+        self.make_due();
     }
 
     /// Waits until the content differs from the known one and there was no event for
@@ -97,15 +97,15 @@ impl ConfigWatcher {
         loop {
             self.due().await;
             let started = Instant::now();
-            let found = self.look().await;
-            let quiet = self.heard.take().is_some_and(|(_, last)| last + SETTLE_TIME <= started);
+            let found = self.read_content().await;
+            let quiet = self.events.take().is_some_and(|(_, last)| last + SETTLE_TIME <= started);
             self.next_poll = Instant::now() + self.poll;
             let Some(found) = found.filter(|found| *found != self.known) else {
                 self.candidate = None;
                 continue;
             };
             // After an event during the comparison, a file may have been read half written.
-            let complete = (quiet && !self.rang().await)
+            let complete = (quiet && !self.has_new_event().await)
                 || self.candidate.as_ref().is_some_and(|(candidate, _)| *candidate == found);
             if complete {
                 self.seen = Some(found.clone());
@@ -124,7 +124,7 @@ impl ConfigWatcher {
     ///
     /// Safe: the content is either recorded or not.
     pub async fn remember(&mut self) {
-        if let Some(found) = self.look().await {
+        if let Some(found) = self.read_content().await {
             self.seen = Some(found);
         }
     }
@@ -137,11 +137,11 @@ impl ConfigWatcher {
     /// blocks while it reads it.
     pub fn settle(&mut self) {
         self.known = self.seen.take().unwrap_or_else(|| self.subject.read());
-        self.look_again();
+        self.make_due();
     }
 
     /// Makes a comparison due now, without an event.
-    fn look_again(&mut self) {
+    fn make_due(&mut self) {
         self.candidate = None;
         self.next_poll = Instant::now();
     }
@@ -150,7 +150,7 @@ impl ConfigWatcher {
     /// dropped future loses none.
     async fn due(&mut self) {
         loop {
-            let at = match (self.heard, &self.candidate) {
+            let at = match (self.events, &self.candidate) {
                 (Some((first, last)), _) => (last + SETTLE_TIME).min(first + MAX_SETTLE),
                 (None, Some((_, since))) => *since + SETTLE_TIME,
                 (None, None) => self.next_poll,
@@ -158,30 +158,30 @@ impl ConfigWatcher {
             tokio::select! {
                 biased;
                 () = sleep_until(at) => return,
-                () = self.bell.notified() => self.hear(),
+                () = self.wake.notified() => self.record_event(),
             }
         }
     }
 
-    fn hear(&mut self) {
+    fn record_event(&mut self) {
         let now = Instant::now();
-        let first = self.heard.map_or(now, |(first, _)| first);
-        self.heard = Some((first, now));
+        let first = self.events.map_or(now, |(first, _)| first);
+        self.events = Some((first, now));
     }
 
-    /// Whether there was an event since the last call of `hear`.
-    async fn rang(&mut self) -> bool {
+    /// Whether there was an event since the last call of `record_event`.
+    async fn has_new_event(&mut self) -> bool {
         tokio::select! {
             biased;
-            () = self.bell.notified() => {}
+            () = self.wake.notified() => {}
             () = std::future::ready(()) => return false,
         }
-        self.hear();
+        self.record_event();
         true
     }
 
     /// Reads all watched files on a blocking thread. `None` if the runtime is shutting down.
-    async fn look(&self) -> Option<ContentSnapshot> {
+    async fn read_content(&self) -> Option<ContentSnapshot> {
         let (subject, watcher) = (self.subject.clone(), Arc::clone(&self.watcher));
         let looking = tokio::task::spawn_blocking(move || {
             // Add the watches before reading, so that edits which the read misses cause an event.

@@ -39,7 +39,7 @@ pub(super) enum WorkerCommand {
     /// A passthrough upstream has failed over or back; close its connections as configured.
     Shifted,
     /// Send a snapshot of open tunnels and recent requests.
-    Census(mpsc::UnboundedSender<WorkerSnapshot>),
+    Snapshot(mpsc::UnboundedSender<WorkerSnapshot>),
     /// Store this number as a sign of life, for the watchdog.
     Beat(u64),
 }
@@ -58,12 +58,12 @@ pub(super) struct WorkerArgs {
     pub(super) lines: LogHandle,
     pub(super) metrics: Arc<Metrics>,
     /// Channel for events of Socket.IO sessions, to the session table.
-    pub(super) noticed: mpsc::Sender<Vec<socketio::SessionEvent>>,
+    pub(super) session_events: mpsc::Sender<Vec<socketio::SessionEvent>>,
     /// Number of recent requests to keep.
     pub(super) recent: usize,
     pub(super) commands: mpsc::UnboundedReceiver<WorkerCommand>,
     pub(super) ending: mpsc::UnboundedSender<()>,
-    pub(super) pulse: BeatReply,
+    pub(super) heartbeat: BeatReply,
 }
 
 /// Reports the end of the worker when dropped, also after a panic.
@@ -90,7 +90,7 @@ pub(super) fn run(args: WorkerArgs) {
 }
 
 async fn work(mut args: WorkerArgs) {
-    let event_sink = socketio::EventSink::new(args.noticed, Arc::clone(&args.metrics));
+    let event_sink = socketio::EventSink::new(args.session_events, Arc::clone(&args.metrics));
     let worker =
         Worker::new(args.lines.lines(), Arc::clone(&args.metrics), event_sink, args.recent);
     let local = Rc::clone(&worker.local);
@@ -128,7 +128,7 @@ async fn work(mut args: WorkerArgs) {
                 local.reloaded();
             }
             Some(WorkerCommand::Shifted) => local.shifted(),
-            Some(WorkerCommand::Census(answer)) => {
+            Some(WorkerCommand::Snapshot(answer)) => {
                 let snapshot = WorkerSnapshot {
                     tunnels: worker.tunnels.all(),
                     passthrough_conn: worker.passthrough_conn.all(),
@@ -137,7 +137,7 @@ async fn work(mut args: WorkerArgs) {
                 // The send fails if the plan has given up waiting.
                 let _ = answer.send(snapshot);
             }
-            Some(WorkerCommand::Beat(beat)) => args.pulse.store(beat, Ordering::Relaxed),
+            Some(WorkerCommand::Beat(beat)) => args.heartbeat.store(beat, Ordering::Relaxed),
         }
     }
     worker.lines.flush();

@@ -49,8 +49,11 @@ impl WatchedPaths {
     /// Reads all files. Blocks.
     pub(super) fn read(&self) -> ContentSnapshot {
         let listed = list(&self.directory).map_err(|error| error.kind());
-        let listed = listed.map(|paths| paths.into_iter().map(printed).collect());
-        ContentSnapshot { listed, named: self.files.iter().cloned().map(printed).collect() }
+        let listed = listed.map(|paths| paths.into_iter().map(fingerprint_entry).collect());
+        ContentSnapshot {
+            listed,
+            named: self.files.iter().cloned().map(fingerprint_entry).collect(),
+        }
     }
 
     /// Directories with an event for every change of a watched file, including changes of symbolic
@@ -68,10 +71,11 @@ impl WatchedPaths {
 impl ContentSnapshot {
     /// Replaces the set of named files. Known files keep their fingerprint; new ones are read.
     /// Blocks.
-    pub(super) fn name(&mut self, files: &[PathBuf]) {
+    pub(super) fn set_files(&mut self, files: &[PathBuf]) {
         let mut before = std::mem::take(&mut self.named);
-        let entry =
-            |path: &PathBuf| before.remove_entry(path).unwrap_or_else(|| printed(path.clone()));
+        let entry = |path: &PathBuf| {
+            before.remove_entry(path).unwrap_or_else(|| fingerprint_entry(path.clone()))
+        };
         self.named = files.iter().map(entry).collect();
     }
 }
@@ -83,12 +87,13 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn printed(path: PathBuf) -> (PathBuf, FileFingerprint) {
-    let print = print(&path).unwrap_or_else(|error| FileFingerprint::Unreadable(error.kind()));
-    (path, print)
+fn fingerprint_entry(path: PathBuf) -> (PathBuf, FileFingerprint) {
+    let fingerprint =
+        fingerprint(&path).unwrap_or_else(|error| FileFingerprint::Unreadable(error.kind()));
+    (path, fingerprint)
 }
 
-fn print(path: &Path) -> io::Result<FileFingerprint> {
+fn fingerprint(path: &Path) -> io::Result<FileFingerprint> {
     // Opening a named pipe would block until another program writes to it.
     if !fs::metadata(path)?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());

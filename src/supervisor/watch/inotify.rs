@@ -23,35 +23,35 @@ type DirectoryId = (u64, u64);
 /// Set of inotify watches.
 pub(super) struct Inotify {
     state: InotifyState,
-    bell: Arc<Notify>,
+    wake: Arc<Notify>,
     /// Set after a removal or rename: a watch may be gone, or on a directory that was moved away.
     moved: Arc<AtomicBool>,
     watched: BTreeMap<PathBuf, DirectoryId>,
-    complained: bool,
+    warned: bool,
 }
 
 enum InotifyState {
     Unused,
     Open(RecommendedWatcher),
-    Deaf,
+    Unavailable,
 }
 
 impl Inotify {
     /// An empty set. The inotify instance is opened by [`Inotify::watch_only`].
-    pub(super) fn new(bell: Arc<Notify>) -> Self {
+    pub(super) fn new(wake: Arc<Notify>) -> Self {
         Self {
             state: InotifyState::Unused,
-            bell,
+            wake,
             moved: Arc::default(),
             watched: BTreeMap::new(),
-            complained: false,
+            warned: false,
         }
     }
 
     /// A set that never sees events, as on a system without inotify instances left.
     #[cfg(test)]
-    pub(super) fn deaf() -> Self {
-        Self { state: InotifyState::Deaf, ..Self::new(Arc::default()) }
+    pub(super) fn unavailable() -> Self {
+        Self { state: InotifyState::Unavailable, ..Self::new(Arc::default()) }
     }
 
     /// Watches these directories and no others. Blocks briefly, for the thread of the `notify`
@@ -83,14 +83,14 @@ impl Inotify {
                     self.watched.insert(place.clone(), identity);
                 }
                 Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => {}
-                Err(error) if self.complained => tracing::debug!("{}: {error}", place.display()),
+                Err(error) if self.warned => tracing::debug!("{}: {error}", place.display()),
                 Err(error) => {
-                    self.complained = true;
+                    self.warned = true;
                     let seconds = super::POLL_INTERVAL.as_secs();
                     tracing::warn!(
                         "cannot watch `{}`: {}; changes there are found by reading every {seconds} s",
                         place.display(),
-                        words(&error)
+                        describe(&error)
                     );
                 }
             }
@@ -98,9 +98,9 @@ impl Inotify {
     }
 
     fn open(&mut self) {
-        let (bell, moved) = (Arc::clone(&self.bell), Arc::clone(&self.moved));
+        let (wake, moved) = (Arc::clone(&self.wake), Arc::clone(&self.moved));
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let Some(kind) = event.map_or(Some(EventKind::Other), |event| telling(event.kind))
+            let Some(kind) = event.map_or(Some(EventKind::Other), |event| filter_event(event.kind))
             else {
                 return;
             };
@@ -110,7 +110,7 @@ impl Inotify {
             ) {
                 moved.store(true, Ordering::Relaxed);
             }
-            bell.notify_one();
+            wake.notify_one();
         });
         self.state = match watcher {
             Ok(watcher) => InotifyState::Open(watcher),
@@ -119,16 +119,16 @@ impl Inotify {
                 tracing::warn!(
                     "the system does not report changes of files: {}; they are found by reading \
                      every {seconds} s",
-                    words(&error)
+                    describe(&error)
                 );
-                InotifyState::Deaf
+                InotifyState::Unavailable
             }
         };
     }
 }
 
 /// Filters events that cannot mean a change, such as those of the watcher's own reads.
-fn telling(kind: EventKind) -> Option<EventKind> {
+fn filter_event(kind: EventKind) -> Option<EventKind> {
     let silent =
         matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write));
     (!silent).then_some(kind)
@@ -139,7 +139,7 @@ fn identify(place: &Path) -> Option<DirectoryId> {
 }
 
 /// Description of an inotify error, with a remedy if there is one.
-fn words(error: &notify::Error) -> String {
+fn describe(error: &notify::Error) -> String {
     match &error.kind {
         ErrorKind::MaxFilesWatch => "too many watches (sysctl fs.inotify.max_user_watches)".into(),
         ErrorKind::Io(error)

@@ -34,12 +34,12 @@ impl World {
         Self { watch: watch(conf), root }
     }
 
-    fn hearing() -> Self {
-        Self::with(hearing)
+    fn with_events() -> Self {
+        Self::with(with_events)
     }
 
-    fn deaf() -> Self {
-        Self::with(deaf)
+    fn without_events() -> Self {
+        Self::with(without_events)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -72,14 +72,19 @@ impl World {
     }
 }
 
-fn hearing(directory: PathBuf) -> ConfigWatcher {
-    let bell = Arc::<Notify>::default();
-    let watcher = Inotify::new(Arc::clone(&bell));
-    ConfigWatcher::with(directory, NEVER, bell, watcher)
+fn with_events(directory: PathBuf) -> ConfigWatcher {
+    let wake = Arc::<Notify>::default();
+    let watcher = Inotify::new(Arc::clone(&wake));
+    ConfigWatcher::with(directory, NEVER, wake, watcher)
 }
 
-fn deaf(directory: PathBuf) -> ConfigWatcher {
-    ConfigWatcher::with(directory, Duration::from_millis(50), Arc::default(), Inotify::deaf())
+fn without_events(directory: PathBuf) -> ConfigWatcher {
+    ConfigWatcher::with(
+        directory,
+        Duration::from_millis(50),
+        Arc::default(),
+        Inotify::unavailable(),
+    )
 }
 
 /// Runs a test on a runtime like that of the control thread.
@@ -125,7 +130,7 @@ fn every_way_to_edit_is_one_change() {
     run(async {
         let mut stories = JoinSet::new();
         for (name, edit) in edits {
-            for kind in [World::hearing, World::deaf] {
+            for kind in [World::with_events, World::without_events] {
                 stories.spawn_local(async move {
                     let mut world = kind();
                     world.listening().await;
@@ -141,7 +146,7 @@ fn every_way_to_edit_is_one_change() {
 #[test]
 fn an_edit_before_anybody_listens_is_noticed() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         world.write("conf/a.toml", "a = 2");
         world.changed_once().await;
     });
@@ -149,7 +154,7 @@ fn an_edit_before_anybody_listens_is_noticed() {
 
 #[test]
 fn a_file_completed_after_it_was_truncated_is_seen_complete() {
-    for kind in [World::hearing, World::deaf] {
+    for kind in [World::with_events, World::without_events] {
         run(async {
             let mut world = kind();
             world.listening().await;
@@ -165,7 +170,7 @@ fn a_file_completed_after_it_was_truncated_is_seen_complete() {
 
 #[test]
 fn two_writes_within_the_quiet_time_are_one_change() {
-    for kind in [World::hearing, World::deaf] {
+    for kind in [World::with_events, World::without_events] {
         run(async {
             let mut world = kind();
             world.listening().await;
@@ -181,7 +186,7 @@ fn two_writes_within_the_quiet_time_are_one_change() {
 #[test]
 fn changes_during_a_reload_are_not_lost() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         world.write("conf/a.toml", "a = 2");
         world.changed().await;
         world.write("conf/a.toml", "a = 3");
@@ -199,7 +204,7 @@ fn changes_during_a_reload_are_not_lost() {
 #[test]
 fn settled_content_is_known() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         world.listening().await;
         world.write("conf/a.toml", "a = 2");
         world.watch.settle();
@@ -212,7 +217,7 @@ fn settled_content_is_known() {
 #[test]
 fn a_change_stays_until_it_is_settled() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         world.write("conf/a.toml", "a = 2");
         world.changed().await;
         world.changed_once().await;
@@ -222,34 +227,34 @@ fn a_change_stays_until_it_is_settled() {
 #[test]
 fn dropped_futures_lose_nothing() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         world.listening().await;
         world.write("conf/a.toml", "a = 2");
         // Shorter than `SETTLE_TIME`: each future is dropped at another point of its wait.
-        let patience = async {
+        let change = async {
             while timeout(Duration::from_millis(7), world.watch.changed()).await.is_err() {}
         };
-        timeout(SOON, patience).await.expect("the change is noticed");
+        timeout(SOON, change).await.expect("the change is noticed");
     });
 }
 
 #[test]
 fn dropped_futures_do_not_put_off_the_poll() {
     run(async {
-        let mut world = World::deaf();
+        let mut world = World::without_events();
         world.listening().await;
         world.write("conf/a.toml", "a = 2");
-        let patience = async {
+        let change = async {
             while timeout(Duration::from_millis(20), world.watch.changed()).await.is_err() {}
         };
-        timeout(SOON, patience).await.expect("the change is noticed");
+        timeout(SOON, change).await.expect("the change is noticed");
     });
 }
 
 #[test]
 fn noise_beside_the_files_does_not_hide_a_change() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         world.listening().await;
         let mut log = File::create(world.path("conf/access.log")).unwrap();
         world.write("conf/a.toml", "a = 2");
@@ -269,7 +274,7 @@ fn noise_beside_the_files_does_not_hide_a_change() {
 #[test]
 fn same_content_is_no_change() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         world.listening().await;
         let file = File::options().write(true).open(world.path("conf/a.toml")).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
@@ -285,7 +290,7 @@ fn same_content_is_no_change() {
 #[test]
 fn an_unreadable_file_is_a_change_at_most() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         world.listening().await;
         let path = world.path("conf/a.toml");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
@@ -304,7 +309,7 @@ fn an_unreadable_file_is_a_change_at_most() {
 #[test]
 fn a_named_pipe_does_not_stop_the_reading() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         world.listening().await;
         let pipe = world.path("conf/pipe.toml");
         let made = std::process::Command::new("mkfifo").arg(pipe).status().unwrap();
@@ -316,7 +321,7 @@ fn a_named_pipe_does_not_stop_the_reading() {
 #[test]
 fn a_replaced_directory_is_watched_again() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         world.listening().await;
         fs::rename(world.path("conf"), world.path("old")).unwrap();
         world.changed_once().await;
@@ -340,7 +345,7 @@ fn a_replaced_directory_is_watched_again() {
 #[test]
 fn a_directory_that_does_not_exist_yet_is_waited_for() {
     run(async {
-        let mut world = World::with(|conf| hearing(conf.with_file_name("later").join("conf")));
+        let mut world = World::with(|conf| with_events(conf.with_file_name("later").join("conf")));
         world.listening().await;
         fs::create_dir(world.path("later")).unwrap();
         world.unchanged().await;
@@ -354,7 +359,7 @@ fn a_directory_that_does_not_exist_yet_is_waited_for() {
 #[test]
 fn a_config_map_is_swapped() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         for (version, text) in [("..1", "a = 1"), ("..2", "a = 2"), ("..3", "a = 3")] {
             fs::create_dir(world.path("conf").join(version)).unwrap();
             world.write(&format!("conf/{version}/a.toml"), text);
@@ -374,7 +379,7 @@ fn a_config_map_is_swapped() {
 #[test]
 fn a_certificate_elsewhere_is_watched_as_long_as_it_is_named() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         // As a Kubernetes secret: below a swapped link, and itself the target of a link.
         for (version, text) in [("1", "old"), ("2", "new")] {
             fs::create_dir_all(world.path("secret").join(version)).unwrap();
@@ -383,7 +388,7 @@ fn a_certificate_elsewhere_is_watched_as_long_as_it_is_named() {
         swap("1", &world.path("secret/..data"));
         fs::create_dir(world.path("tls")).unwrap();
         symlink("../secret/..data/tls.crt", world.path("tls/tls.crt")).unwrap();
-        world.watch.also(vec![world.path("tls/tls.crt")]);
+        world.watch.watch_files(vec![world.path("tls/tls.crt")]);
         world.listening().await;
         swap("2", &world.path("secret/..data"));
         world.changed_once().await;
@@ -393,7 +398,7 @@ fn a_certificate_elsewhere_is_watched_as_long_as_it_is_named() {
         world.changed_once().await;
         world.write("tls/tls.crt", "newer");
         world.changed_once().await;
-        world.watch.also(Vec::new());
+        world.watch.watch_files(Vec::new());
         world.write("tls/tls.crt", "nobody's");
         world.unchanged().await;
     });
@@ -402,12 +407,12 @@ fn a_certificate_elsewhere_is_watched_as_long_as_it_is_named() {
 #[test]
 fn naming_files_again_keeps_what_is_known_of_them() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         world.write("tls.crt", "old");
         world.write("tls.key", "old");
-        world.watch.also(vec![world.path("tls.crt")]);
+        world.watch.watch_files(vec![world.path("tls.crt")]);
         world.write("tls.crt", "new");
-        world.watch.also(vec![world.path("tls.key"), world.path("tls.crt")]);
+        world.watch.watch_files(vec![world.path("tls.key"), world.path("tls.crt")]);
         world.changed_once().await;
     });
 }
@@ -415,10 +420,10 @@ fn naming_files_again_keeps_what_is_known_of_them() {
 #[test]
 fn idle_means_no_looks() {
     run(async {
-        let mut world = World::hearing();
+        let mut world = World::with_events();
         world.listening().await;
         // The watcher's own reads cause events too.
-        world.watch.look().await.unwrap();
+        world.watch.read_content().await.unwrap();
         let due = timeout(SETTLE_TIME * 5, world.watch.due()).await;
         assert!(due.is_err(), "nothing wakes it");
     });
