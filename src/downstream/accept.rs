@@ -61,7 +61,7 @@ pub(crate) struct AdmittedConn {
     /// Maximum number of connections per client.
     each: usize,
     /// The connection is from a listed balancer, whose PROXY header names the client.
-    pub(crate) is_balancers: bool,
+    pub(crate) from_balancer: bool,
     active: IntGauge,
     _guard: Arc<SeriesGuard>,
 }
@@ -82,18 +82,18 @@ impl AdmittedConn {
         balancers: Option<&ProxyProtocol>,
         metrics: &ListenerMetrics,
     ) -> Result<Self, Reason> {
-        let caller = PeerKind::of(peer, balancers);
-        if caller == PeerKind::Stranger {
+        let peer_kind = PeerKind::classify(peer, balancers);
+        if peer_kind == PeerKind::Unlisted {
             metrics.balanced(ProxyHeaderResult::Unlisted);
             return Err(Reason::NotABalancer);
         }
-        let is_balancers = caller == PeerKind::Balancer;
-        let of_peer = if is_balancers { usize::MAX } else { each };
+        let from_balancer = peer_kind == PeerKind::Balancer;
+        let of_peer = if from_balancer { usize::MAX } else { each };
         let admitted = admission.admit(peer, most, of_peer);
         let permit = admitted.map_err(|full| rejected(full, metrics))?;
         metrics.active.inc();
         let (active, guard) = (metrics.active.clone(), Arc::clone(&metrics.guard));
-        Ok(Self { permit, each, is_balancers, active, _guard: guard })
+        Ok(Self { permit, each, from_balancer, active, _guard: guard })
     }
 
     /// Counts the connection for this client, which a balancer has named.
@@ -137,7 +137,7 @@ impl Drop for AdmittedConn {
 pub async fn run<D: Acceptor>(acceptor: Rc<D>, listener: TcpListener) {
     let local = &acceptor.worker().local;
     let timer = local.clock.timer();
-    let mut leaves = None;
+    let mut closes_at = None;
     listen::accept_new_syns(&listener);
     loop {
         let accepted = poll_fn(|cx| {
@@ -145,13 +145,13 @@ pub async fn run<D: Acceptor>(acceptor: Rc<D>, listener: TcpListener) {
             // SYNs.
             let serving = local.phase() == Phase::Serving;
             let removed = serving && acceptor.is_closing();
-            if removed && leaves.is_none() && listen::drop_new_syns(&listener).is_ok() {
-                leaves = Some(local.clock.now() + FINAL_HANDSHAKE_WAIT + TICK);
+            if removed && closes_at.is_none() && listen::drop_new_syns(&listener).is_ok() {
+                closes_at = Some(local.clock.now() + FINAL_HANDSHAKE_WAIT + TICK);
             }
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
                 return Poll::Ready(Some(accepted));
             }
-            match leaves {
+            match closes_at {
                 Some(at) if serving && local.clock.now() < at => {
                     timer.set_at(at);
                 }
@@ -161,7 +161,7 @@ pub async fn run<D: Acceptor>(acceptor: Rc<D>, listener: TcpListener) {
             timer.poll(cx).map(|()| None)
         });
         match accepted.await {
-            None => return take_the_rest(&acceptor, listener),
+            None => return accept_queued(&acceptor, listener),
             Some(Ok((stream, peer))) => match reserve_fd(acceptor.worker(), stream) {
                 Some(stream) => acceptor.admit(stream, ClientAddr(peer)),
                 None => acceptor.reject_out_of_fds(ClientAddr(peer)),
@@ -176,7 +176,7 @@ pub async fn run<D: Acceptor>(acceptor: Rc<D>, listener: TcpListener) {
 }
 
 /// Accepts connections in the queue of the kernel that the runtime has not reported yet.
-fn take_the_rest<D: Acceptor>(acceptor: &Rc<D>, listener: TcpListener) {
+fn accept_queued<D: Acceptor>(acceptor: &Rc<D>, listener: TcpListener) {
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, peer)) = listener.accept() {
         let taken = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));

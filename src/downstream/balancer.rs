@@ -31,17 +31,17 @@ pub(crate) enum PeerKind {
     /// A listed balancer, which names the client in a PROXY header.
     Balancer,
     /// A peer that may not connect directly.
-    Stranger,
+    Unlisted,
 }
 
 impl PeerKind {
     /// Kind of `peer`; without settings every peer is a client.
-    pub(crate) fn of(peer: ClientAddr, settings: Option<&ProxyProtocol>) -> Self {
+    pub(crate) fn classify(peer: ClientAddr, settings: Option<&ProxyProtocol>) -> Self {
         let Some(settings) = settings else { return Self::Client };
         let ip = peer.ip();
         match settings.others {
             _ if settings.from.iter().any(|network| network.contains(&ip)) => Self::Balancer,
-            UnlistedPeers::Refuse => Self::Stranger,
+            UnlistedPeers::Refuse => Self::Unlisted,
             UnlistedPeers::Direct => Self::Client,
         }
     }
@@ -78,12 +78,12 @@ impl ProxyHeader {
     }
 
     /// Whether the header names a client other than the balancer.
-    fn is_for_another(&self) -> bool {
+    fn is_proxied(&self) -> bool {
         matches!(self.origin, HeaderSource::Proxied { .. })
     }
 
     /// Whether a failed handshake is the normal end of a health check by the balancer.
-    pub(crate) fn was_a_check(&self, failed: &io::Error) -> bool {
+    pub(crate) fn is_health_check_end(&self, failed: &io::Error) -> bool {
         let gone = [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof, ErrorKind::BrokenPipe];
         self.origin == HeaderSource::Local && gone.contains(&failed.kind())
     }
@@ -97,7 +97,7 @@ impl ProxyHeader {
     }
 
     /// Writes the fields of the header to a log line.
-    pub(crate) fn tell(&self, line: &mut impl LineWriter) {
+    pub(crate) fn write_fields(&self, line: &mut impl LineWriter) {
         line.address(Key::Peer, self.peer);
         line.text(Key::ProxyProtocol, self.counted().word().as_bytes());
         if let Some(id) = &self.id {
@@ -127,7 +127,7 @@ pub(crate) async fn identify(
     timer: &Timer,
     metrics: &ListenerMetrics,
 ) -> Result<Option<Box<ProxyHeader>>, BalancerError> {
-    if !admitted.is_balancers {
+    if !admitted.from_balancer {
         return Ok(None);
     }
     // Boxed, because every connection reserves space for this future and most listeners have no
@@ -135,7 +135,7 @@ pub(crate) async fn identify(
     let (via, counted) = Box::pin(header(stream, peer, timer)).await;
     metrics.balanced(counted);
     let via = Box::new(via?);
-    if via.is_for_another()
+    if via.is_proxied()
         && let Err(reason) = admitted.pass_to(via.client(), metrics)
     {
         return Err(BalancerError::Refused(Some(via), reason, None));
@@ -198,14 +198,22 @@ mod tests {
         let from = vec!["10.0.0.0/24".parse().unwrap(), "2001:db8::5/128".parse().unwrap()];
         let mut settings = ProxyProtocol { from, others: UnlistedPeers::Refuse };
         for listed in ["10.0.0.9:1", "[::ffff:10.0.0.9]:1", "[2001:db8::5]:1"] {
-            assert_eq!(PeerKind::of(peer(listed), Some(&settings)), PeerKind::Balancer, "{listed}");
+            assert_eq!(
+                PeerKind::classify(peer(listed), Some(&settings)),
+                PeerKind::Balancer,
+                "{listed}"
+            );
         }
         for other in ["10.0.1.9:1", "[::ffff:10.0.1.9]:1", "[2001:db8::6]:1"] {
-            assert_eq!(PeerKind::of(peer(other), Some(&settings)), PeerKind::Stranger, "{other}");
+            assert_eq!(
+                PeerKind::classify(peer(other), Some(&settings)),
+                PeerKind::Unlisted,
+                "{other}"
+            );
         }
         settings.others = UnlistedPeers::Direct;
-        assert_eq!(PeerKind::of(peer("10.0.1.9:1"), Some(&settings)), PeerKind::Client);
-        assert_eq!(PeerKind::of(peer("10.0.0.9:1"), Some(&settings)), PeerKind::Balancer);
-        assert_eq!(PeerKind::of(peer("10.0.0.9:1"), None), PeerKind::Client);
+        assert_eq!(PeerKind::classify(peer("10.0.1.9:1"), Some(&settings)), PeerKind::Client);
+        assert_eq!(PeerKind::classify(peer("10.0.0.9:1"), Some(&settings)), PeerKind::Balancer);
+        assert_eq!(PeerKind::classify(peer("10.0.0.9:1"), None), PeerKind::Client);
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Upload {
     /// Set while the client waits for `100 Continue`.
     pub(crate) held: bool,
     /// Whether a 100 may still be sent to the client.
-    pub(crate) asks: bool,
+    pub(crate) may_continue: bool,
     ended: bool,
     /// Observer of the body for Socket.IO tracking.
     probe: Option<Rc<RequestProbe>>,
@@ -49,7 +49,7 @@ impl Upload {
             pace: MinRate::new(idle, min_rate),
             max,
             held: head.expects_continue,
-            asks: head.expects_continue,
+            may_continue: head.expects_continue,
             ended: head.framing == Framing::None,
             probe: probe.cloned(),
         }
@@ -171,20 +171,20 @@ pub(crate) async fn await_head<C: RequestSource>(
     first_byte: Duration,
 ) -> Result<ResponseHead, ExchangeError> {
     let mut wait = UpstreamWait { limit: first_byte, since: None };
-    let mut go_on = client.upload().held.then(|| local.clock.now() + super::CONTINUE_TIMEOUT);
+    let mut continue_at = client.upload().held.then(|| local.clock.now() + super::CONTINUE_TIMEOUT);
     poll_fn(|cx| {
         let before = client.upload().bytes;
         if let Err(reason) = push(client, cx, exchange) {
             return Poll::Ready(Err(ExchangeError::Client(reason)));
         }
         // A client that sends its body without waiting for the 100 needs none.
-        go_on = go_on.filter(|_| client.upload().held);
+        continue_at = continue_at.filter(|_| client.upload().held);
         loop {
             match exchange.poll_head(cx, local) {
                 Poll::Ready(Ok(ResponseHeadPoll::Interim(head))) => {
                     client.interim(cx, Some(&head));
                     if head.status == 100 && std::mem::take(&mut client.upload().held) {
-                        go_on = None;
+                        continue_at = None;
                         cx.waker().wake_by_ref();
                     }
                 }
@@ -198,8 +198,8 @@ pub(crate) async fn await_head<C: RequestSource>(
         if client.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(ExchangeError::Client(Reason::ClientGone)));
         }
-        wait.look(exchange, client.upload().bytes != before, local.clock.now());
-        let deadlines = [go_on, wait.deadline(), client.upload().pace.deadline()];
+        wait.update(exchange, client.upload().bytes != before, local.clock.now());
+        let deadlines = [continue_at, wait.deadline(), client.upload().pace.deadline()];
         let Some(earliest) = deadlines.into_iter().flatten().min() else {
             timer.clear();
             let _ = timer.poll(cx);
@@ -219,7 +219,7 @@ pub(crate) async fn await_head<C: RequestSource>(
             return Poll::Ready(Err(ExchangeError::Upstream(failure)));
         }
         // Many upstreams do not send `100 Continue`. The gateway sends its own.
-        go_on = None;
+        continue_at = None;
         if std::mem::take(&mut client.upload().held) {
             client.interim(cx, None);
         }
@@ -236,7 +236,7 @@ struct UpstreamWait {
 }
 
 impl UpstreamWait {
-    fn look(&mut self, exchange: &Exchange, moved: bool, now: Instant) {
+    fn update(&mut self, exchange: &Exchange, moved: bool, now: Instant) {
         if exchange.is_sent() || exchange.is_blocked() || !exchange.takes_more() {
             if moved || self.since.is_none() {
                 self.since = Some(now);

@@ -103,7 +103,7 @@ pub(crate) fn finished(stream: &TlsStream<ReadAhead>, tls: &ServerTls) -> Client
 
 /// Rejects a client with an unknown server name. Returns the detail for the access log.
 pub(crate) async fn refuse_name(stream: TcpStream, name: &str, timer: &Timer) -> String {
-    part(stream, &UNRECOGNIZED_NAME, timer).await;
+    send_and_close(stream, &UNRECOGNIZED_NAME, timer).await;
     format!("no certificate for the server name {name:?}")
 }
 
@@ -138,10 +138,10 @@ pub(crate) async fn until<F: Future>(timer: &Timer, future: F) -> Option<F::Outp
 }
 
 /// Sends a last message to a client that is not served, and closes the connection.
-pub(crate) async fn part(mut stream: TcpStream, said: &[u8], timer: &Timer) {
+pub(crate) async fn send_and_close(mut stream: TcpStream, message: &[u8], timer: &Timer) {
     timer.set(Duration::from_secs(1));
     let _ = until(timer, async {
-        stream.write_all(said).await?;
+        stream.write_all(message).await?;
         stream.shutdown().await?;
         // Read the remaining input, because closing a socket with unread input resets the
         // connection and could destroy the message.

@@ -86,13 +86,13 @@ impl LocalReply {
         }
     }
 
-    /// Writes the reply for an HTTP/1 client. `asked` is the method of the request, if it was read.
+    /// Writes the reply for an HTTP/1 client. `method` is the method of the request, if it was read.
     pub(crate) fn write(
         &self,
         out: &mut Vec<u8>,
         worker: &Worker,
         id: &RequestId,
-        asked: Option<&Method>,
+        method: Option<&Method>,
         close: bool,
     ) {
         let phrase = self.status.canonical_reason().unwrap_or_default();
@@ -108,7 +108,7 @@ impl LocalReply {
             field(out, "Connection", b"close");
         }
         out.extend_from_slice(b"\r\n");
-        if asked != Some(&Method::HEAD) {
+        if method != Some(&Method::HEAD) {
             out.extend_from_slice(self.body.as_bytes());
         }
     }

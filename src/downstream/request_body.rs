@@ -33,13 +33,13 @@ impl<T: Io> RequestSource for RequestBody<'_, T> {
             upload.held = conn.input.is_empty();
         }
         let local = Rc::clone(&conn.local);
-        let mut turns = MAX_READS_PER_POLL;
+        let mut reads_left = MAX_READS_PER_POLL;
         while !upload.is_done() && !upload.held && exchange.takes_more() {
-            if turns == 0 {
+            if reads_left == 0 {
                 cx.waker().wake_by_ref();
                 return Ok(());
             }
-            turns -= 1;
+            reads_left -= 1;
             if !conn.input.is_empty() {
                 let mut at = 0;
                 let result = feed(upload, cx, (&local, exchange), &conn.input, &mut at);
@@ -86,7 +86,7 @@ impl<T: Io> RequestSource for RequestBody<'_, T> {
         let is_continue = head.is_none_or(|head| head.status == 100);
         // A client that has not sent `Expect: 100-continue` could take the 100 for the final
         // response.
-        if is_continue && !std::mem::take(&mut self.upload.asks) {
+        if is_continue && !std::mem::take(&mut self.upload.may_continue) {
             return;
         }
         match head {

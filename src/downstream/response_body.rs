@@ -118,7 +118,7 @@ impl ResponseBody {
         } else {
             self.silent_since.get_or_insert(now);
         }
-        self.look_at_clock(cx, &sender.upload, timer, now)
+        self.poll_deadlines(cx, &sender.upload, timer, now)
     }
 
     /// Number of body bytes that were sent to the client.
@@ -126,7 +126,7 @@ impl ResponseBody {
         self.bytes.saturating_sub(conn.out.len() as u64)
     }
 
-    fn look_at_clock(
+    fn poll_deadlines(
         &self,
         cx: &Context<'_>,
         upload: &Upload,

@@ -11,7 +11,7 @@ use crate::downstream::Worker;
 use crate::downstream::accept::{Acceptor, AdmittedConn};
 use crate::downstream::balancer::{BalancerError, identify};
 use crate::downstream::handshake::{
-    HandshakeError, finished, handshake, part, refuse_name, version,
+    HandshakeError, finished, handshake, refuse_name, send_and_close, version,
 };
 use crate::message::Reason;
 use crate::telemetry::listeners::AdmissionRejection;
@@ -117,7 +117,7 @@ async fn connection(
             refuse(&service, &listener_state, client_conn, (Reason::HandshakeTimeout, None));
         }
         Err(HandshakeError::Failed(error))
-            if client_conn.via.as_ref().is_some_and(|via| via.was_a_check(&error)) => {}
+            if client_conn.via.as_ref().is_some_and(|via| via.is_health_check_end(&error)) => {}
         Err(HandshakeError::Failed(error)) => {
             refuse(
                 &service,
@@ -144,5 +144,5 @@ async fn explain(
     record.status = reply.status.as_u16();
     let mut out = Vec::new();
     reply.write(&mut out, &service.worker, &record.id, None, true);
-    part(stream, &out, &service.worker.local.clock.timer()).await;
+    send_and_close(stream, &out, &service.worker.local.clock.timer()).await;
 }

@@ -289,7 +289,7 @@ impl LogEvent for EgressLog {
         line.text(Key::Listener, self.listener.label.as_bytes());
         line.address(Key::Client, self.client_conn.client.0);
         if let Some(via) = &self.client_conn.via {
-            via.tell(line);
+            via.write_fields(line);
         }
         if let Some(user) = &self.user {
             line.text(Key::User, user.as_bytes());

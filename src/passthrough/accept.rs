@@ -110,8 +110,8 @@ async fn connection(
     }
     drop((timer, passthrough_listener));
     let mut conn = Conn::new(stream, &service.worker.local);
-    let Chosen { passthrough_listener, route, retried_from } =
-        match chosen(&service, &mut conn, &mut record).await {
+    let ChosenRoute { passthrough_listener, route, retried_from } =
+        match choose_route(&service, &mut conn, &mut record).await {
             Ok(chosen) => chosen,
             Err(reason) => {
                 record.refused(reason, None);
@@ -122,7 +122,7 @@ async fn connection(
                 return;
             }
         };
-    record.on_route(&route);
+    record.set_route(&route);
     match dial(&passthrough_listener, &route, &mut record).await {
         Ok((upstream, endpoint, reserved)) => {
             let ahead = retried_from.map(|from| conn.input.split_off(from).freeze());
@@ -131,7 +131,7 @@ async fn connection(
             let opened = OpenedConn {
                 upstream,
                 ahead,
-                seat: route.counters.open_connection(),
+                open_gauge: route.counters.open_connection(),
                 busy: several.then(|| InFlight::new(&endpoint.health)),
                 timeouts: passthrough_listener.timeouts,
                 record,
@@ -168,7 +168,7 @@ fn client_side(
 }
 
 /// Route chosen for a connection.
-struct Chosen {
+struct ChosenRoute {
     passthrough_listener: Arc<PassthroughListener>,
     route: Arc<PassthroughRoute>,
     /// Length of the ClientHello, if the endpoint may request a second one (TLS 1.3).
@@ -176,11 +176,11 @@ struct Chosen {
 }
 
 /// Reads the ClientHello, if the listener needs it, and chooses the route.
-async fn chosen(
+async fn choose_route(
     service: &Rc<PassthroughService>,
     conn: &mut Conn<TcpStream>,
     record: &mut PassthroughLog,
-) -> Result<Chosen, Reason> {
+) -> Result<ChosenRoute, Reason> {
     // Copied, so that a waiting connection does not keep an old generation alive.
     let (reads, within) = {
         let passthrough_listener = service.passthrough_listener.load();
@@ -205,7 +205,7 @@ async fn chosen(
     // The current generation decides, which may be newer than the one that admitted the client.
     let passthrough_listener = service.passthrough_listener.load_full();
     let route = Arc::clone(passthrough_listener.judge(read.as_ref())?);
-    Ok(Chosen { passthrough_listener, route, retried_from })
+    Ok(ChosenRoute { passthrough_listener, route, retried_from })
 }
 
 /// Connects to an endpoint of the route's upstream. Also returns the reservation that counts the

@@ -86,7 +86,7 @@ impl PassthroughLog {
     }
 
     /// Records the route of the connection.
-    pub(super) fn on_route(&mut self, route: &PassthroughRoute) {
+    pub(super) fn set_route(&mut self, route: &PassthroughRoute) {
         self.tally = Arc::clone(&route.tally);
         self.upstream = Some(Arc::clone(&route.upstream.name));
     }
@@ -155,7 +155,7 @@ impl LogEvent for PassthroughLog {
         line.text(Key::Listener, self.names.listener.as_bytes());
         line.address(Key::Client, self.client.0);
         if let Some(via) = &self.via {
-            via.tell(line);
+            via.write_fields(line);
         }
         if let Some(upstream) = &self.upstream {
             line.text(Key::Route, self.tally.name.as_bytes());

@@ -39,7 +39,7 @@ pub(super) struct OpenedConn {
     pub(super) upstream: TcpStream,
     /// Bytes of the client after the ClientHello, if the endpoint may request a second one.
     pub(super) ahead: Option<Bytes>,
-    pub(super) seat: ConnGauge,
+    pub(super) open_gauge: ConnGauge,
     pub(super) busy: Option<InFlight>,
     pub(super) timeouts: TcpTimeouts,
     pub(super) record: PassthroughLog,
@@ -59,7 +59,7 @@ pub(super) fn spawn(
     let OpenedConn {
         upstream,
         ahead,
-        seat,
+        open_gauge,
         busy,
         timeouts,
         mut record,
@@ -83,7 +83,7 @@ pub(super) fn spawn(
                 != ReloadVerdict::Forbidden
         };
         let total = timeouts.total;
-        let terms = TunnelLimits {
+        let limits = TunnelLimits {
             idle: timeouts.idle,
             ends_at: (!total.is_zero()).then(|| local.clock.now() + total),
             rates: [None, None],
@@ -92,19 +92,21 @@ pub(super) fn spawn(
         };
         let upstream = (upstream, Bytes::new());
         let joined = async {
-            let Some(ahead) = ahead else { return Ok(join(&local, client, upstream, terms).await) };
+            let Some(ahead) = ahead else {
+                return Ok(join(&local, client, upstream, limits).await);
+            };
             let screen =
                 SecondHello::new(|second: &HelloProgress| same_name(&passthrough_conn, second));
-            join_screened(&local, client, upstream, terms, (screen, ahead)).await
+            join_screened(&local, client, upstream, limits, (screen, ahead)).await
         };
         let mut joined = pin!(joined);
-        let mut leaving = CloseSchedule::default();
+        let mut close_schedule = CloseSchedule::default();
         let end = poll_fn(|cx| match joined.as_mut().poll(cx) {
             Poll::Ready(Ok(end)) => Poll::Ready(Ok(ended(end))),
             Poll::Ready(Err(refused)) => Poll::Ready(Err(refused)),
-            Poll::Pending => {
-                leaving.poll(cx, &local, &passthrough_conn).map(|()| Ok(PassthroughEnd::FailedOver))
-            }
+            Poll::Pending => close_schedule
+                .poll(cx, &local, &passthrough_conn)
+                .map(|()| Ok(PassthroughEnd::FailedOver)),
         });
         let end = match end.await {
             Ok(end) => end,
@@ -119,7 +121,7 @@ pub(super) fn spawn(
         record.sent = moved.a_to_b.load(Ordering::Relaxed).saturating_sub(record.header);
         record.received = moved.b_to_a.load(Ordering::Relaxed);
         record.ended(end);
-        drop((record, seat, busy, reserved, admitted));
+        drop((record, open_gauge, busy, reserved, admitted));
     });
 }
 
@@ -127,7 +129,7 @@ pub(super) fn spawn(
 #[derive(Default)]
 struct CloseSchedule {
     /// Number of the fail-over event that was evaluated last.
-    asked: Option<u64>,
+    evaluated: Option<u64>,
     /// Time of the close, if the connection has to be closed.
     timer: Option<Timer>,
 }
@@ -142,7 +144,7 @@ impl CloseSchedule {
         passthrough_conn: &PassthroughConn,
     ) -> Poll<()> {
         let shifts = local.shifts();
-        if self.asked.replace(shifts) != Some(shifts) {
+        if self.evaluated.replace(shifts) != Some(shifts) {
             match passthrough_conn.place.load().reload_verdict(passthrough_conn) {
                 ReloadVerdict::Superseded(within) => {
                     self.timer.get_or_insert_with(|| {

@@ -405,7 +405,7 @@ impl LogEvent for RequestLog {
         line.text(Key::Listener, self.names.listener.as_bytes());
         line.address(Key::Client, self.client.0);
         match &self.client_conn.via {
-            Some(via) => via.tell(line),
+            Some(via) => via.write_fields(line),
             None if self.client != self.client_conn.client => {
                 line.address(Key::Peer, self.client_conn.client.0);
             }
