@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_a_name() {
+    fn rejects_invalid_host_names() {
         for text in ["", ".", "https://a", "a:443", "a.*.b", "*", "*.", "ex ample", "héllo", "a..b"]
         {
             assert!(HostPattern::parse(text).is_err(), "{text}");

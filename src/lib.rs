@@ -46,7 +46,7 @@ pub mod supervisor;
 #[cfg(feature = "demo")]
 pub mod demo;
 
-// Checks of the surroundings from this host.
+// Checks of the requirements from this host: ports, names, certificates, components.
 pub mod doctor;
 
 // The command line.

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn says_spans_and_bytes() {
+    fn formats_spans_and_bytes() {
         let spans: Vec<_> = [-1, 119, 120, 7200, 200_000].into_iter().map(display_span).collect();
         assert_eq!(spans, ["0 s", "119 s", "2 min", "2 h", "2 days"]);
         let sizes = [0, 1023, 1536, 5 << 20, 20 << 30].map(display_bytes);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_a_duration() {
+    fn rejects_invalid_durations() {
         for text in ["", "s", "30", "1.5s", "1h30m", "30 s", "-1s", "+1s", "30S", "1w", "٣s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_a_size() {
+    fn rejects_invalid_sizes() {
         for text in ["", "MiB", "1.5MiB", "10 MiB", "-1", "10mib", "10x", "10MiBs"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_can_be_read_again() {
+    fn output_can_be_parsed_again() {
         for text in ["500ms", "1500ms", "30s", "90s", "5min", "90min", "1h", "0s"] {
             assert_eq!(display_duration(parse_duration(text).unwrap()), text);
         }

@@ -141,7 +141,7 @@ mod tests {
                            route = [{ path = '/', upstream = 'a' }]\n";
 
     #[test]
-    fn the_hash_is_of_what_is_in_effect() {
+    fn the_hash_covers_the_effective_configuration() {
         let dir = || tempfile::tempdir().unwrap();
         let (one, two, three, four) = (dir(), dir(), dir(), dir());
         let first =
@@ -155,9 +155,9 @@ mod tests {
             hashes(four.path(), &[("ca.pem", "x"), ("a.toml", UPSTREAM), ("b.toml", &port)]);
 
         assert_eq!(first.1.len(), HASH_DIGITS);
-        assert_eq!(first.1, spelt.1, "comments, file names and variables are not in effect");
-        assert_ne!(first.0, spelt.0, "but they are bytes");
-        assert_ne!(first.1, content.1, "what a named file holds is in effect");
+        assert_eq!(first.1, spelt.1, "comments, file names and variables do not change the hash");
+        assert_ne!(first.0, spelt.0, "the fingerprint covers all bytes");
+        assert_ne!(first.1, content.1, "contents of named files change the hash");
         assert_ne!(first.1, value.1);
     }
 }

@@ -460,7 +460,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_urls_apart() {
+    fn splits_urls() {
         assert_eq!(split("https://a:8443/x?y").unwrap(), ("a:8443", 8443, "/x?y".to_owned()));
         assert_eq!(split("wss://a").unwrap(), ("a", 443, "/".to_owned()));
         assert_eq!(split("http://[::1]?q").unwrap(), ("[::1]", 80, "/?q".to_owned()));

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_client_takes_all_the_room_and_all_together_no_more_than_there_is() {
+    async fn concurrent_requests_are_limited_per_client_and_in_total() {
         let (test, mut now) = (test(), Instant::now());
         let mut open = Vec::new();
         for last in 0..5 {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_is_told_once_and_leaves_nothing_behind() {
+    fn a_watch_receives_one_report_and_is_removed() {
         let test = test();
         let (mut first, mut other) = (test.watch("a"), test.watch("b"));
         test.report_arrival("a", "came".to_owned());
@@ -152,7 +152,7 @@ mod tests {
         assert!(other.seen.try_recv().is_err());
         let again = test.watch("b");
         drop(other);
-        assert_eq!(test.watches().len(), 1, "the later watch for the same stays");
+        assert_eq!(test.watches().len(), 1, "the later watch for the same attempt is kept");
         drop((first, again));
         assert!(test.watches().is_empty());
     }

@@ -65,11 +65,11 @@ pub(super) fn load(
                 .with_help("`chmod 600` it, and have the user the gateway runs as own it"),
             );
         }
-        let refuse = |said: String| {
+        let refuse = |cause: String| {
             problems.push(error(
                 "gateway.shared-secret",
                 written.place,
-                format!("the shared secret `{path}` cannot be used: {said}"),
+                format!("the shared secret `{path}` cannot be used: {cause}"),
                 "make one with `app-gateway secret new FILE`, and copy it to the other gateway",
             ));
         };

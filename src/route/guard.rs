@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_covers_all_spellings() {
+    fn a_denial_applies_to_all_spellings() {
         for path in [
             "/ccm/ACTUATOR/env",
             "/ccm/actuator",
@@ -233,13 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn an_exception_is_taken_as_it_is_written() {
+    fn an_exception_applies_in_its_exact_spelling() {
         assert_eq!(asked(&Method::GET, "/ccm/actuator/health", false), Ok(2));
         assert_eq!(asked(&Method::GET, "/ccm/actuator/health/", false), Ok(1));
     }
 
     #[test]
-    fn methods_and_upgrades_are_refused_in_all_spellings() {
+    fn methods_and_upgrades_are_rejected_in_all_spellings() {
         let refused = |rule| Err(Some(RouteError::Method(vec![rule])));
         assert_eq!(asked(&Method::POST, "/ccm/readonly", false), refused(4));
         assert_eq!(asked(&Method::POST, "/ccm/READONLY/", false), refused(4));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn only_rules_with_guards_below_are_looked_at() {
+    fn only_rules_with_guards_below_are_checked() {
         let guards = table().guards;
         assert_eq!(guards.width(0), Some(4));
         assert!((1..7).all(|rule| guards.width(rule).is_none()));

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_slash_is_noticed() {
+    fn a_missing_slash_is_reported() {
         let table = RouteTable::new(vec![rule("/umm/", &[])]);
         assert_eq!(table.find(b"/umm", &Method::GET), PathMatch::Slash);
         assert_eq!(table.find(b"/ummx", &Method::GET), PathMatch::Nothing);

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_waits_are_a_timer() {
+    fn equal_waits_indicate_a_timer() {
         let (timers, upstream) = timers(&[20.01, 7.5, 20.2, 19.9]);
         let explains =
             |side, seconds| timers.explains("p", &upstream, side, Duration::from_secs_f64(seconds));
@@ -129,13 +129,13 @@ mod tests {
     }
 
     #[test]
-    fn people_who_leave_are_none() {
+    fn waits_of_different_length_indicate_no_timer() {
         let (timers, _) = timers(&[0.1, 0.1, 0.1, 0.1, 4.0, 9.0, 23.0, 4.1, 14.0, 4.2]);
         assert!(timers.found().is_empty());
     }
 
     #[test]
-    fn is_bounded_and_forgets() {
+    fn is_bounded_and_drops_old_samples() {
         let (mut timers, upstream) = timers(&[5.0; 100]);
         assert_eq!(timers.0.values().map(VecDeque::len).sum::<usize>(), MAX_WAITS);
         for number in 0..2 * MAX_PLACES {

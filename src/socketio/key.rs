@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_what_sha256sum_begins_with() {
+    fn is_the_beginning_of_the_sha256() {
         let key = SessionKey::of(b"lv_VI97HAXpY6yYWAAAC");
         assert_eq!(key.to_string(), "64df2b1453cb93bf");
         assert_eq!(SessionKey::read("64df2b1453cb93bf"), Some(key));

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_open_packets_of_both_versions_however_they_are_cut() {
+    fn reads_open_packets_of_both_versions_in_pieces_of_any_size() {
         let bodies: [Vec<u8>; 5] = [
             OPEN.into(),
             format!("{}:{OPEN}2:40", OPEN.len()).into(),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn does_not_guess() {
+    fn ignores_bodies_that_are_not_open_packets() {
         let open = |text: &str| read(text.as_bytes(), 7).open();
         assert_eq!(open(&OPEN.replacen('0', "4", 1)), None, "a message");
         assert_eq!(open("0{\"sid\":\"\"}"), None);
@@ -191,7 +191,7 @@ mod tests {
             None
         );
         assert_eq!(read(b"\x1f\x8b\x08\x00\x00{\x00}", 3).open(), None, "compressed");
-        assert!(BodyHead::default().read(&[b'x'; 600]), "it gives up");
+        assert!(BodyHead::default().read(&[b'x'; 600]), "reading stops at the limit");
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn hears_goodbyes() {
+    fn recognises_close_packets() {
         let says = |version: u8, body: &[u8], size: usize| {
             let mut ending = BodyTail::default();
             body.chunks(size).for_each(|piece| ending.read(piece));
@@ -226,7 +226,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn survives_anything(pieces in any::<Vec<Vec<u8>>>(), version in any::<u8>()) {
+        fn accepts_any_input_without_panicking(pieces in any::<Vec<Vec<u8>>>(), version in any::<u8>()) {
             let (mut beginning, mut ending) = (BodyHead::default(), BodyTail::default());
             for piece in &pieces {
                 ending.read(piece);
@@ -237,7 +237,7 @@ mod tests {
         }
 
         #[test]
-        fn reads_what_is_written(
+        fn reads_generated_open_packets(
             sid in "[A-Za-z0-9_-]{1,40}", interval in 1_u64..86_400_000, timeout in 1_u64..86_400_000,
             offers in any::<bool>(), size in 1_usize..600,
         ) {

@@ -55,7 +55,7 @@ fn differences(one: &Generation, two: &Generation) -> Option<Vec<String>> {
 }
 
 #[test]
-fn two_that_say_the_same_are_alike() {
+fn equal_configurations_are_alike() {
     let (one, warned) = digest(PROFILE, &[SECRET]);
     assert!(warned.contains(&"drift.differs"), "{warned:?}");
     let moved = PROFILE.replace("a.test", "b.test").replace(":8080", ":8081").replace(":9'", ":7'");
@@ -68,7 +68,7 @@ fn two_that_say_the_same_are_alike() {
 }
 
 #[test]
-fn what_differs_is_named_and_shown_on_its_own_side() {
+fn each_gateway_reports_its_own_values_of_differences() {
     let (one, _) = digest(PROFILE, &[SECRET]);
     let other = PROFILE
         .replace("'10s'", "'11s', keep-alive = '60s'")
@@ -90,18 +90,18 @@ fn what_differs_is_named_and_shown_on_its_own_side() {
 }
 
 #[test]
-fn a_secret_that_is_half_replaced_is_told() {
+fn a_secret_replaced_on_one_gateway_is_reported() {
     let (one, _) = digest(PROFILE, &[SECRET]);
     let (two, _) = digest(PROFILE, &[OTHER, SECRET]);
     let (stranger, _) = digest(PROFILE, &[OTHER]);
-    let said = vec!["secrets: gateway.shared-secret-file.contents differs: ".to_owned()];
-    assert_eq!(differences(&one, &two), Some(said.clone()));
-    assert_eq!(differences(&stranger, &two), Some(said));
+    let expected = vec!["secrets: gateway.shared-secret-file.contents differs: ".to_owned()];
+    assert_eq!(differences(&one, &two), Some(expected.clone()));
+    assert_eq!(differences(&stranger, &two), Some(expected));
     assert_eq!(differences(&one, &stranger), None);
 }
 
 #[test]
-fn nothing_that_is_told_is_a_value_or_a_plain_hash() {
+fn answers_contain_no_values_and_no_unkeyed_hashes() {
     let (one, _) = digest(PROFILE, &[SECRET]);
     let (two, _) = digest(PROFILE, &[OTHER]);
     let body = |generation: &Generation| generation.digest.get().unwrap().by_secret[0].body.clone();

@@ -74,9 +74,9 @@ impl DriftKey {
 
     /// A new question; `None` if the system has no random numbers.
     pub(super) fn question(&self, now: i64) -> Option<String> {
-        let said = format!("{VERSION} {now} {}", random()?);
-        let mac = self.mac([b"question", said.as_bytes(), b""]);
-        Some(format!("{said} {mac}"))
+        let text = format!("{VERSION} {now} {}", random()?);
+        let mac = self.mac([b"question", text.as_bytes(), b""]);
+        Some(format!("{text} {mac}"))
     }
 
     /// Time of a question; `None` if it was not made with this secret.
@@ -84,10 +84,10 @@ impl DriftKey {
         if question.len() > MAX_LINE {
             return None;
         }
-        let (said, mac) = split_last(question)?;
-        let good = self.mac([b"question", said, b""]);
+        let (text, mac) = split_last(question)?;
+        let good = self.mac([b"question", text, b""]);
         verify_slices_are_equal(good.as_bytes(), mac).ok()?;
-        let mut words = std::str::from_utf8(said).ok()?.split(' ');
+        let mut words = std::str::from_utf8(text).ok()?.split(' ');
         if words.next() != Some(VERSION) {
             return None;
         }
@@ -130,10 +130,10 @@ impl DriftKey {
     ) -> Option<DriftAnswer<'a>> {
         let end = memchr::memchr(b'\n', answer.get(..MAX_LINE.min(answer.len()))?)?;
         let (line, body) = (answer.get(..end)?, answer.get(end + 1..)?);
-        let (said, mac) = split_last(line)?;
-        let good = self.mac([question.as_bytes(), said, digest(&SHA256, body).as_ref()]);
+        let (text, mac) = split_last(line)?;
+        let good = self.mac([question.as_bytes(), text, digest(&SHA256, body).as_ref()]);
         verify_slices_are_equal(good.as_bytes(), mac).ok()?;
-        let mut words = std::str::from_utf8(said).ok()?.split(' ').skip(1);
+        let mut words = std::str::from_utf8(text).ok()?.split(' ').skip(1);
         let (word, time, process) = (words.next()?, words.next()?, words.next()?);
         if process == *PROCESS {
             return Some(DriftAnswer::Itself);
@@ -162,12 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_secret_is_answered() {
+    fn a_peer_with_the_same_secret_is_answered() {
         let wire = DriftKey::new(&[7; 32]);
         let question = wire.question(1000).unwrap();
-        let told = answer(&wire, &question, 1100).unwrap();
+        let reply = answer(&wire, &question, 1100).unwrap();
         assert_eq!(
-            wire.verify_answer(&question, told.as_bytes(), 1000),
+            wire.verify_answer(&question, reply.as_bytes(), 1000),
             Some(DriftAnswer::Sheet(b"[]"))
         );
         let late = answer(&wire, &question, 1121).unwrap();
@@ -186,10 +186,10 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_is() {
+    fn a_question_without_the_secret_is_rejected() {
         let (wire, other) = (DriftKey::new(&[7; 32]), DriftKey::new(&[8; 32]));
         let question = wire.question(1000).unwrap();
-        assert_ne!(question, wire.question(1000).unwrap(), "each is new");
+        assert_ne!(question, wire.question(1000).unwrap(), "each question has a new nonce");
         assert_eq!(other.verify_question(question.as_bytes()), None);
         for index in 0..question.len() {
             let mut bent = question.clone().into_bytes();
@@ -202,15 +202,15 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_to_one_question_and_whole() {
+    fn an_answer_is_valid_for_one_question_and_unmodified() {
         let (wire, other) = (DriftKey::new(&[7; 32]), DriftKey::new(&[8; 32]));
         let question = wire.question(1000).unwrap();
-        let told = answer(&wire, &question, 1000).unwrap();
-        assert_eq!(other.verify_answer(&question, told.as_bytes(), 1000), None);
+        let reply = answer(&wire, &question, 1000).unwrap();
+        assert_eq!(other.verify_answer(&question, reply.as_bytes(), 1000), None);
         let second = wire.question(1000).unwrap();
-        assert_eq!(wire.verify_answer(&second, told.as_bytes(), 1000), None);
-        for index in 0..told.len() {
-            let mut bent = told.clone().into_bytes();
+        assert_eq!(wire.verify_answer(&second, reply.as_bytes(), 1000), None);
+        for index in 0..reply.len() {
+            let mut bent = reply.clone().into_bytes();
             bent[index] ^= 1;
             assert_eq!(wire.verify_answer(&question, &bent, 1000), None);
         }

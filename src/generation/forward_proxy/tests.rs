@@ -39,7 +39,7 @@ fn hash(password: &str) -> String {
 }
 
 #[test]
-fn users_and_credentials_are_read_and_watched() {
+fn users_and_credentials_files_are_loaded_and_watched() {
     let toml = format!(
         "{LISTENER}\n[forward]\nusers-file = \"users\"\nvia = \"enterprise\"\n\
          [[forward.rule]]\nname = \"r\"\nusers = [\"fe\"]\nallow = [\"*.example.com\"]\n\
@@ -72,7 +72,7 @@ fn users_and_credentials_are_read_and_watched() {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_explained() {
+fn unusable_files_are_reported() {
     let toml = format!(
         "[forward]\nusers-file = \"users\"\n{LISTENER}\
          [[forward.rule]]\nname = \"r\"\nusers = [\"fe\", \"ccm\"]\nallow = [\"*.example.com\"]\n\
@@ -101,7 +101,7 @@ fn files_that_cannot_be_used_are_explained() {
 }
 
 #[test]
-fn what_was_learned_outlives_a_reload() {
+fn observations_and_endpoints_are_kept_across_a_reload() {
     let toml = format!(
         "{LISTENER}[[forward.parent]]\nname = \"enterprise\"\nendpoints = [\"http://10.0.0.9:3128\"]\n"
     );
@@ -117,7 +117,7 @@ fn what_was_learned_outlives_a_reload() {
 }
 
 #[test]
-fn the_gateways_own_listeners_are_known_to_the_guard() {
+fn the_guard_rejects_the_gateways_own_listeners() {
     let dir = directory(&[(
         "forward.toml",
         &format!(

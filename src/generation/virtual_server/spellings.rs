@@ -280,7 +280,7 @@ fn reached(target: &[u8], mount: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn no_spelling_of_a_denied_path_reaches_a_component_that_takes_it_for_one() {
+fn no_spelling_of_a_denied_path_reaches_a_component() {
     let lax = RECIPE.replace("report-only", &format!("{LAX}report-only"));
     // The third recipe has a component that keeps its prefix, below a route for every path.
     let whole = RECIPE.replace("\"/ccm/\"", "\"/\"").replace("strip-prefix", "#");
@@ -307,7 +307,7 @@ fn no_spelling_of_a_denied_path_reaches_a_component_that_takes_it_for_one() {
 }
 
 #[test]
-fn each_of_these_spellings_is_one_for_some_component() {
+fn each_spelling_is_decoded_by_at_least_one_component() {
     assert!(SPELLINGS.len() >= 60);
     for spelling in SPELLINGS {
         // These spellings are rejected for other reasons or are specific to Windows, so no model
@@ -321,7 +321,7 @@ fn each_of_these_spellings_is_one_for_some_component() {
 }
 
 #[test]
-fn a_prefix_in_another_spelling_opens_nothing() {
+fn a_prefix_in_another_spelling_is_denied_too() {
     let generation = generation(&RECIPE.replace("report-only", &format!("{LAX}report-only")));
     let main = generation.virtual_servers.first().unwrap();
     for target in [
@@ -337,7 +337,7 @@ fn a_prefix_in_another_spelling_opens_nothing() {
 }
 
 #[test]
-fn a_denial_holds_on_the_port_of_a_component_whatever_its_letters() {
+fn a_denial_ignores_case_on_the_port_of_a_component() {
     let generation = generation(&RECIPE.replace("/ccm/actuator/", "/CCM/Actuator/"));
     let own = generation.virtual_servers.get(1).unwrap();
     for target in ["/actuator/env", "/Actuator/env", "/actuator"] {
@@ -346,7 +346,7 @@ fn a_denial_holds_on_the_port_of_a_component_whatever_its_letters() {
 }
 
 #[test]
-fn oddities_are_refused_unless_the_route_admits_them() {
+fn ambiguous_paths_are_rejected_unless_the_route_allows_them() {
     let lax = RECIPE.replace("methods", &format!("{LAX}methods"));
     let (strict, lax) = (generation(RECIPE), generation(&lax));
     let (strict, lax) =
@@ -368,7 +368,7 @@ fn oddities_are_refused_unless_the_route_admits_them() {
 }
 
 #[test]
-fn a_method_is_refused_in_every_spelling() {
+fn a_method_is_rejected_in_every_spelling() {
     let generation = generation(RECIPE);
     let main = generation.virtual_servers.first().unwrap();
     for target in ["/ccm/webhook", "/ccm/WEBHOOK", "/ccm/webhook/", "/ccm/Webhook."] {
@@ -378,7 +378,7 @@ fn a_method_is_refused_in_every_spelling() {
 }
 
 #[test]
-fn explain_names_the_setting_that_a_path_needs_and_check_takes_it() {
+fn explain_names_the_setting_that_allows_an_ambiguous_path() {
     let explained = |generation: &Generation, path: &str| {
         let query = RequestQuery {
             method: "POST".to_owned(),
@@ -395,19 +395,19 @@ fn explain_names_the_setting_that_a_path_needs_and_check_takes_it() {
         ("/ccm/webhook;x=1", "allow-path-parameters"),
         ("/ccm%2Fwebhook", "allow-encoded-slash"),
     ] {
-        let said = explained(&strict, path);
-        assert!(said.contains("refused: 400 ambiguous_path"), "{said}");
+        let report = explained(&strict, path);
+        assert!(report.contains("refused: 400 ambiguous_path"), "{report}");
         assert!(
-            said.contains("/ccm/webhook") && said.contains(&format!("add {key} = true")),
-            "{said}"
+            report.contains("/ccm/webhook") && report.contains(&format!("add {key} = true")),
+            "{report}"
         );
         let lax = generation(&RECIPE.replace("methods", &format!("{key} = true\nmethods")));
         assert!(explained(&lax, path).contains("passed on to ccm"), "{path}");
     }
-    let said = explained(&strict, "//other");
+    let report = explained(&strict, "//other");
     assert!(
-        said.contains("route]] that matches `/other`, with allow-empty-segments = true"),
-        "{said}"
+        report.contains("route]] that matches `/other`, with allow-empty-segments = true"),
+        "{report}"
     );
     assert!(explained(&strict, "/a/../b").contains("no setting allows such a path"));
 }

@@ -135,7 +135,11 @@ fn a_session_that_upgrades_is_never_stuck() {
     world.note("s", 0.0, opened());
     assert_eq!(world.state_and_cause("s", 1.0), ("polling".to_owned(), None));
     world.note("s", 1.0, EventKind::Switched { direct: false });
-    assert_eq!(world.state_and_cause("s", 2.0), ("polling".to_owned(), None), "it is on its way");
+    assert_eq!(
+        world.state_and_cause("s", 2.0),
+        ("polling".to_owned(), None),
+        "the upgrade is in progress"
+    );
     world.note("s", 1.2, EventKind::Upgraded);
     world.note("s", 1.3, EventKind::Polled(POLL));
     assert_eq!(world.state_and_cause("s", 9999.0), ("upgraded".to_owned(), None));
@@ -147,11 +151,11 @@ fn a_session_that_upgrades_is_never_stuck() {
     assert_eq!(world.metric(end), 1, "once");
     assert_eq!(world.metric("socketio_upgrades_total{profile=\"internet\",upstream=\"chat\"}"), 1);
     world.table.sweep(world.after(6000.0));
-    assert!(world.table.is_empty(), "and then it is forgotten");
+    assert!(world.table.is_empty(), "an ended session is removed after its retention time");
 }
 
 #[test]
-fn each_attempt_that_fails_has_its_cause() {
+fn each_failed_attempt_has_its_cause() {
     let lost = Some(Reason::SessionLost);
     let denied = Some(Reason::WebSocketDenied);
     for (what, cause) in [
@@ -168,7 +172,7 @@ fn each_attempt_that_fails_has_its_cause() {
         world.note("s", 0.1, what);
         assert_eq!(world.stuck("s", 0.2), cause);
         world.note("s", 0.3, EventKind::Polled(POLL));
-        assert_eq!(world.stuck("s", 20.0), cause, "and it stays so");
+        assert_eq!(world.stuck("s", 20.0), cause, "the cause does not change later");
         let row = world.table.report(world.after(20.0)).stuck.remove(0);
         assert!(!row.evidence.unwrap().is_empty(), "{cause}");
         assert_eq!(row.requests, ["s-0", "s-0.1", "s-0.3"]);
@@ -176,19 +180,23 @@ fn each_attempt_that_fails_has_its_cause() {
 }
 
 #[test]
-fn without_an_attempt_it_depends_on_what_was_offered_and_seen() {
+fn without_an_attempt_the_cause_depends_on_the_open_packet() {
     let mut world = World::new();
     world.note("quiet", 0.0, opened());
-    assert_eq!(world.state_and_cause("quiet", 4.9).0, "polling", "it may still ask");
+    assert_eq!(
+        world.state_and_cause("quiet", 4.9).0,
+        "polling",
+        "the client may still request a WebSocket"
+    );
     assert_eq!(world.stuck("quiet", 5.0), "never_tried");
     world.note("none", 0.0, EventKind::Opened(SessionOpened { offers: Some(false), ..OPENED }));
     assert_eq!(world.stuck("none", 0.1), "not_offered");
     world.note("unseen", 0.0, EventKind::Polled(POLL));
-    assert_eq!(world.stuck("unseen", 10.0), "unknown", "no guess");
+    assert_eq!(world.stuck("unseen", 10.0), "unknown", "the beginning was not seen");
 }
 
 #[test]
-fn a_switch_without_frames_says_on_which_side_they_are_missing() {
+fn evidence_names_the_side_on_which_frames_are_missing() {
     for (messages, where_to_look) in [
         ([0, 0], "did not reach the gateway"),
         ([1, 0], "no answer came back"),
@@ -198,7 +206,7 @@ fn a_switch_without_frames_says_on_which_side_they_are_missing() {
         world.note("s", 0.0, opened());
         world.note("s", 1.0, EventKind::Switched { direct: false });
         assert_eq!(world.state_and_cause("s", 5.9).0, "polling");
-        assert_eq!(world.stuck("s", 6.0), "no_frames", "while it is open");
+        assert_eq!(world.stuck("s", 6.0), "no_frames", "the WebSocket is still open");
         world.note("s", 11.0, cut(WebSocketClose::ByUpstream, 10.0, messages, true));
         assert_eq!(world.stuck("s", 11.1), "no_frames");
         let row = world.table.report(world.after(12.0)).stuck.remove(0);
@@ -207,7 +215,7 @@ fn a_switch_without_frames_says_on_which_side_they_are_missing() {
 }
 
 #[test]
-fn a_server_that_does_not_know_the_session_is_another_one_or_a_new_one() {
+fn an_unknown_session_is_due_to_another_endpoint_or_a_restart() {
     let unknown = EventKind::Polled(PollEnded { status: 400, code: Some(1), ..POLL });
     let mut world = World::new();
     for session in ["moved", "restarted"] {
@@ -233,7 +241,7 @@ fn a_server_that_does_not_know_the_session_is_another_one_or_a_new_one() {
 }
 
 #[test]
-fn equal_waits_that_are_cut_are_an_idle_timer_and_others_are_not() {
+fn polls_cut_after_equal_waits_indicate_an_idle_timer() {
     let left = |seconds: f64| {
         EventKind::Polled(PollEnded {
             status: 499,
@@ -268,7 +276,7 @@ fn equal_waits_that_are_cut_are_an_idle_timer_and_others_are_not() {
 }
 
 #[test]
-fn a_websocket_that_is_cut_in_its_silence_is_told_from_one_that_is_closed() {
+fn websockets_cut_by_an_idle_timer_differ_from_closed_ones() {
     let mut world = World::new();
     for name in ["a", "b", "c", "closed"] {
         world.note(name, 0.0, opened());
@@ -282,7 +290,7 @@ fn a_websocket_that_is_cut_in_its_silence_is_told_from_one_that_is_closed() {
 }
 
 #[test]
-fn direct_sessions_are_counted_apart_also_when_nothing_comes_of_them() {
+fn direct_sessions_are_counted_separately_even_if_they_fail() {
     let mut world = World::new();
     world.note("d", 0.0, EventKind::Switched { direct: true });
     assert_eq!(world.state_and_cause("d", 100.0), ("direct".to_owned(), None));
@@ -304,7 +312,7 @@ fn direct_sessions_are_counted_apart_also_when_nothing_comes_of_them() {
 }
 
 #[test]
-fn silence_ends_a_session_that_polls() {
+fn a_silent_polling_session_ends() {
     let mut world = World::new();
     world.note("s", 0.0, opened());
     world.note("s", 25.0, EventKind::Polled(POLL));
@@ -320,12 +328,12 @@ fn silence_ends_a_session_that_polls() {
     assert_eq!(
         world.state_and_cause("bye", 1.2),
         ("closed".to_owned(), None),
-        "too soon to blame anybody"
+        "too early for a cause"
     );
 }
 
 #[test]
-fn our_own_timers_are_warned_of_once_until_they_are_raised() {
+fn short_timeouts_of_the_gateway_are_reported_once_until_raised() {
     let mut world = World::new();
     let short = SessionOpened { tunnel_idle: Duration::from_secs(30), ..OPENED };
     for name in ["a", "b"] {
@@ -339,11 +347,11 @@ fn our_own_timers_are_warned_of_once_until_they_are_raised() {
     assert!(world.table.warnings().is_empty());
     let unreadable = SessionOpened { heartbeat: None, ..short };
     world.note("d", 2.0, EventKind::Opened(unreadable));
-    assert!(world.table.warnings().is_empty(), "nothing is known, nothing is said");
+    assert!(world.table.warnings().is_empty(), "no warning without a known heartbeat");
 }
 
 #[test]
-fn is_bounded_and_counts_what_found_no_room() {
+fn is_bounded_and_counts_dropped_sessions() {
     let mut world = World::new();
     world.table.most = 10;
     for number in 0..15 {
@@ -361,7 +369,7 @@ fn is_bounded_and_counts_what_found_no_room() {
     }
     let story = world.table.timeline(SessionKey::of(b"new"), world.after(2000.0)).unwrap();
     assert!(story.moments.len() <= crate::socketio::session::MAX_TIMELINE);
-    assert!(story.moments[0].what.starts_with("opened by polling"), "how it began is kept");
+    assert!(story.moments[0].what.starts_with("opened by polling"), "the first events are kept");
 }
 
 #[test]
@@ -380,7 +388,7 @@ fn causes_are_one_list_with_a_remedy_each() {
 proptest! {
     /// Workers hand over events of one session in any order.
     #[test]
-    fn the_order_makes_no_difference(order in Just((0..7_usize).collect::<Vec<_>>()).prop_shuffle(), which in 0..4_usize) {
+    fn the_order_of_events_makes_no_difference(order in Just((0..7_usize).collect::<Vec<_>>()).prop_shuffle(), which in 0..4_usize) {
         let mut world = World::new();
         let last = [
             tried(STRIPPED, 400, None, Some(3)),
@@ -401,7 +409,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_kept_of_a_session_is_as_small_as_the_document_says() {
+fn a_session_is_as_small_as_documented() {
     let moment = size_of::<SessionEvent>() + "0123456789abcdef0123456789abcdef".len();
     let most = size_of::<TrackedSession>() + crate::socketio::session::MAX_TIMELINE * moment;
     assert!(most <= 4096, "{most}: {} and {moment} for each moment", size_of::<TrackedSession>());
