@@ -1,7 +1,7 @@
-//! Pieces of the request path, one at a time, for counting their instructions.
+//! Parts of the request path, run one at a time to count their instructions.
 //!
-//! `micro` lists the cases. `micro CASE` prepares one and runs it [`TIMES`] times; valgrind counts
-//! what happens inside [`measured`] only. `bench/micro/check` does that for all of them.
+//! `micro` lists the cases. `micro CASE` prepares one and runs it [`ITERATIONS`] times; valgrind
+//! counts the instructions inside [`measured`] only. `bench/micro/check` does this for all cases.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a panic is how a case fails")]
 
@@ -29,25 +29,25 @@ use app_gateway::tls::hello::HelloReader;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-/// How often a case runs; what is counted is divided by it.
-const TIMES: usize = 1000;
+/// Repetitions of a case; the instruction count is divided by it.
+const ITERATIONS: usize = 1000;
 
-/// The only thing valgrind counts, found by its name.
+/// The only function that valgrind counts; `bench/micro/check` refers to it by name.
 #[inline(never)]
 fn measured(case: &mut dyn FnMut()) {
-    for _ in 0..TIMES {
+    for _ in 0..ITERATIONS {
         case();
     }
 }
 
-/// A case: what is prepared, and then what is measured.
+/// The name of a case, and a function that prepares the closure to measure.
 type Case = (&'static str, fn() -> Box<dyn FnMut()>);
 
 const CASES: &[Case] = &[
     ("route-1", || decide(1)),
     ("route-100", || decide(100)),
     ("route-10000", || decide(10_000)),
-    ("route-none", || refuse(10_000)),
+    ("route-none", || reject(10_000)),
     ("request-head", request_head),
     ("request-head-browser", browser_head),
     ("response-head", response_head),
@@ -64,7 +64,7 @@ const CASES: &[Case] = &[
 
 fn main() {
     let Some(wanted) = std::env::args().nth(1).filter(|argument| !argument.starts_with('-')) else {
-        println!("{TIMES}");
+        println!("{ITERATIONS}");
         for (name, _) in CASES {
             println!("{name}");
         }
@@ -72,14 +72,14 @@ fn main() {
     };
     let (_, prepare) = CASES.iter().find(|(name, _)| *name == wanted).unwrap();
     let mut case = prepare();
-    // What happens once only: caches, buffers that grow.
+    // One run before the measurement fills caches and grows buffers.
     case();
     measured(&mut *case);
 }
 
 // --- Routing ------------------------------------------------------------------------------------
 
-/// A generation of this configuration, after a certificate and an upstream.
+/// Compiles a configuration of a certificate, an upstream and `more`.
 fn generation(more: &str) -> Generation {
     let directory = tempfile::tempdir().unwrap();
     let key = rcgen::generate_simple_self_signed(["chat.example.com".to_owned()]).unwrap();
@@ -107,7 +107,7 @@ listen = "127.0.0.1:8443"
     loaded.map(|compiled| compiled.generation).map_err(|refused| refused.problems).unwrap()
 }
 
-fn site(routes: usize) -> Arc<VirtualServer> {
+fn virtual_server(routes: usize) -> Arc<VirtualServer> {
     let mut text = String::new();
     for n in 0..routes {
         let _ =
@@ -117,21 +117,21 @@ fn site(routes: usize) -> Arc<VirtualServer> {
     Arc::clone(generation.virtual_servers.first().unwrap())
 }
 
-fn asks_for(path: &str) -> RequestHead {
+fn request_head_for(path: &str) -> RequestHead {
     let head = format!("GET {path} HTTP/1.1\r\nHost: chat.example.com\r\n\r\n");
     RequestHead::parse(&Bytes::from(head), 100).unwrap()
 }
 
 fn decide(routes: usize) -> Box<dyn FnMut()> {
-    let site = site(routes);
-    let head = asks_for(&format!("/app-{}/socket.io/?EIO=4&transport=polling", routes / 2));
-    Box::new(move || assert!(black_box(site.decide(black_box(&head))).is_ok()))
+    let virtual_server = virtual_server(routes);
+    let head = request_head_for(&format!("/app-{}/socket.io/?EIO=4&transport=polling", routes / 2));
+    Box::new(move || assert!(black_box(virtual_server.decide(black_box(&head))).is_ok()))
 }
 
-fn refuse(routes: usize) -> Box<dyn FnMut()> {
-    let site = site(routes);
-    let head = asks_for("/wp-admin/setup-config.php?step=1");
-    Box::new(move || assert!(black_box(site.decide(black_box(&head))).is_err()))
+fn reject(routes: usize) -> Box<dyn FnMut()> {
+    let virtual_server = virtual_server(routes);
+    let head = request_head_for("/wp-admin/setup-config.php?step=1");
+    Box::new(move || assert!(black_box(virtual_server.decide(black_box(&head))).is_err()))
 }
 
 // --- Heads --------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ const BROWSER: &str = "GET /client/socket.io/?EIO=4&transport=polling&t=Oxm2Q1a&
     Sec-Fetch-Dest: empty\r\nReferer: https://www.example.com/\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
     Accept-Language: en-GB,en-US;q=0.9,en;q=0.8\r\nCookie: consent=yes; visitor=8f14e45fceea167a5a36dedd4bea2543\r\n\r\n";
 
-/// From bytes received to the bytes an upstream gets.
+/// Parses a request head and writes the head for the upstream.
 fn head(text: &'static str) -> Box<dyn FnMut()> {
     let bytes = Bytes::from_static(text.as_bytes());
     let client: IpAddr = [192, 0, 2, 17].into();
@@ -196,9 +196,9 @@ fn response_head() -> Box<dyn FnMut()> {
     })
 }
 
-// --- Who may go out -----------------------------------------------------------------------------
+// --- Egress policy ------------------------------------------------------------------------------
 
-fn outlet(rules: usize) -> Arc<generation::ForwardProxy> {
+fn forward_proxy(rules: usize) -> Arc<generation::ForwardProxy> {
     let mut text = String::from("[[forward.listener]]\nlisten = \"127.0.0.1:3128\"\n");
     for n in 0..rules {
         let _ = write!(
@@ -210,31 +210,32 @@ fn outlet(rules: usize) -> Arc<generation::ForwardProxy> {
     generation(&text).forward_proxy.unwrap()
 }
 
-/// What happens between a CONNECT and its first SYN, look-ups left out.
+/// The checks of a CONNECT before the connection is made, without name resolution.
 fn egress(rules: usize) -> Box<dyn FnMut()> {
-    let outlet = outlet(rules);
+    let forward_proxy = forward_proxy(rules);
     let authority = format!("img.cdn-{}.example.net:443", rules / 2);
     let client = EgressClient { ip: [10, 1, 2, 3].into(), user: None, names: &[] };
     let now = Timestamp::from_second(1_800_000_000).unwrap();
     Box::new(move || {
         let to = Destination::parse(black_box(authority.as_bytes()), None).unwrap();
-        let Verdict::Allowed(grant) = outlet.policy.decide(&client, &to, RequestForm::Connect, now)
+        let Verdict::Allowed(grant) =
+            forward_proxy.policy.decide(&client, &to, RequestForm::Connect, now)
         else {
             unreachable!("it is allowed")
         };
         let ip = black_box([93, 184, 216, 34]).into();
-        assert!(outlet.guard.check(&grant.rule, ip, to.port).is_ok());
+        assert!(forward_proxy.guard.check(&grant.rule, ip, to.port).is_ok());
     })
 }
 
 fn egress_denied() -> Box<dyn FnMut()> {
-    let outlet = outlet(100);
+    let forward_proxy = forward_proxy(100);
     let client = EgressClient { ip: [10, 1, 2, 3].into(), user: None, names: &[] };
     let now = Timestamp::from_second(1_800_000_000).unwrap();
     Box::new(move || {
         let to = Destination::parse(black_box(b"elsewhere.example.org:443"), None).unwrap();
         assert!(matches!(
-            outlet.policy.decide(&client, &to, RequestForm::Connect, now),
+            forward_proxy.policy.decide(&client, &to, RequestForm::Connect, now),
             Verdict::Denied(_)
         ));
     })
@@ -259,9 +260,9 @@ fn tls_client() -> rustls::ClientConfig {
         .with_no_client_auth()
 }
 
-// --- What is told -------------------------------------------------------------------------------
+// --- Log and metrics ----------------------------------------------------------------------------
 
-/// A request as `reverse::record` tells it.
+/// A request with the log fields that `reverse::record` writes.
 struct Request {
     client: SocketAddr,
 }
@@ -307,11 +308,11 @@ fn log(format: Format) -> Box<dyn FnMut()> {
     })
 }
 
-/// What is counted about one request.
+/// The counters that one request updates.
 fn count_request() -> Box<dyn FnMut()> {
-    let site = site(1);
-    let head = asks_for("/app-0/");
-    let Ok(generation::RouteDecision::Route(route)) = site.decide(&head) else {
+    let virtual_server = virtual_server(1);
+    let head = request_head_for("/app-0/");
+    let Ok(generation::RouteDecision::Route(route)) = virtual_server.decide(&head) else {
         unreachable!("there is a route")
     };
     Box::new(move || {
@@ -327,7 +328,7 @@ fn count_request() -> Box<dyn FnMut()> {
 
 // --- WebSockets ---------------------------------------------------------------------------------
 
-/// Two messages of a client and two of a server, as they pass.
+/// Tracks two messages of a client and two of a server.
 fn websocket_frames() -> Box<dyn FnMut()> {
     let mut from_client = vec![0x81, 0x80 | 0x64, 1, 2, 3, 4];
     from_client.resize(106, b'x');

@@ -1,4 +1,4 @@
-//! A client's connection: TLS to the proxy, HTTP/1.1 on it, and WebSocket frames after a 101.
+//! A client connection: TLS to the proxy, HTTP/1.1, and WebSocket frames after a 101.
 
 use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
@@ -8,19 +8,19 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Bytes read at a time; four TLS records.
-const PIECE: usize = 64 << 10;
-/// The longest head that a test origin's answer could have.
-const LONGEST_HEAD: usize = 16 << 10;
+/// Maximum bytes of one read: four TLS records.
+const MAX_READ: usize = 64 << 10;
+/// Maximum length of a response head from the test origin.
+const MAX_HEAD: usize = 16 << 10;
 
-pub(crate) fn wrong(text: impl Into<String>) -> Error {
+pub(crate) fn invalid_data(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidData, text.into())
 }
 
-/// A connection, and what has been read from it and not used.
+/// A connection, with bytes that were read but not consumed yet.
 pub(crate) struct Client<S> {
     stream: S,
-    /// Empty between exchanges: idle connections hold nothing here.
+    /// The unconsumed bytes. Empty between exchanges, so that idle connections take no memory here.
     kept: Vec<u8>,
 }
 
@@ -31,7 +31,7 @@ struct Answer {
 }
 
 impl Client<TlsStream<TcpStream>> {
-    /// Connects over TLS and says whether the session was resumed.
+    /// Connects over TLS. The second value is whether the session was resumed.
     pub(crate) async fn connect(connector: &TlsConnector, port: u16) -> Result<(Self, bool)> {
         let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
         tcp.set_nodelay(true)?;
@@ -41,7 +41,7 @@ impl Client<TlsStream<TcpStream>> {
         Ok((Self { stream, kept: Vec::new() }, resumed))
     }
 
-    /// Asks for a WebSocket.
+    /// Opens a WebSocket.
     pub(crate) async fn upgrade(&mut self, path: &str, port: u16) -> Result<()> {
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nOrigin: https://localhost:{port}\r\nConnection: Upgrade\r\n\
@@ -50,13 +50,13 @@ impl Client<TlsStream<TcpStream>> {
         self.send(request.as_bytes()).await?;
         match self.head().await?.status {
             101 => Ok(()),
-            status => Err(wrong(format!("no WebSocket: {status}"))),
+            status => Err(invalid_data(format!("no WebSocket: {status}"))),
         }
     }
 }
 
 impl Client<TcpStream> {
-    /// Asks the proxy on this port for a tunnel to the origin's bare TCP listener.
+    /// Opens a tunnel through the proxy on this port to the origin's plain TCP listener.
     pub(crate) async fn tunnel(port: u16, host: &str, origin: u16) -> Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
@@ -65,7 +65,7 @@ impl Client<TcpStream> {
         client.send(request.as_bytes()).await?;
         match client.head().await?.status {
             200 => Ok(client),
-            status => Err(wrong(format!("no tunnel: {status}"))),
+            status => Err(invalid_data(format!("no tunnel: {status}"))),
         }
     }
 }
@@ -76,11 +76,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.stream.flush().await
     }
 
-    /// Sends a request and reads the answer to its end; returns the bytes of its body.
+    /// Sends a request, reads the whole response and returns the length of its body.
     ///
     /// # Errors
-    /// An answer other than 200 is one. `UnexpectedEof` means that the connection was closed before the
-    /// first byte of an answer.
+    ///
+    /// A status other than 200 is an error. `UnexpectedEof` means that the connection was closed
+    /// before the first byte of a response.
     pub(crate) async fn exchange(
         &mut self,
         request: &[u8],
@@ -89,23 +90,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.send(request).await?;
         let answer = self.head().await?;
         if answer.status != 200 {
-            return Err(wrong(format!("status {}", answer.status)));
+            return Err(invalid_data(format!("status {}", answer.status)));
         }
         self.skip(answer.length, moved).await?;
         Ok(answer.length)
     }
 
-    /// The same for a short body that is of interest.
+    /// Sends a request and returns the short body of the response.
     pub(crate) async fn fetch(&mut self, request: &[u8]) -> Result<Vec<u8>> {
         self.send(request).await?;
         let answer = self.head().await?;
-        if answer.status != 200 || answer.length > LONGEST_HEAD {
-            return Err(wrong(format!("status {}, {} bytes", answer.status, answer.length)));
+        if answer.status != 200 || answer.length > MAX_HEAD {
+            return Err(invalid_data(format!("status {}, {} bytes", answer.status, answer.length)));
         }
         self.take(answer.length).await
     }
 
-    /// Reads exactly so many bytes.
+    /// Reads exactly `count` bytes.
     pub(crate) async fn take(&mut self, count: usize) -> Result<Vec<u8>> {
         while self.kept.len() < count {
             self.more().await?;
@@ -114,7 +115,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Ok(std::mem::replace(&mut self.kept, rest))
     }
 
-    /// Reads exactly so many bytes that are of no interest.
+    /// Reads and discards exactly `count` bytes.
     pub(crate) async fn skip(&mut self, count: usize, mut moved: impl FnMut(usize)) -> Result<()> {
         let here = self.kept.len().min(count);
         moved(here);
@@ -126,12 +127,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             }
             return Ok(());
         }
-        let mut piece = vec![0; PIECE.min(left)];
+        let mut piece = vec![0; MAX_READ.min(left)];
         while left > 0 {
             let room = left.min(piece.len());
             let got = self.stream.read(&mut piece[..room]).await?;
             if got == 0 {
-                return Err(wrong(format!("cut {left} bytes before the end")));
+                return Err(invalid_data(format!("cut {left} bytes before the end")));
             }
             moved(got);
             left -= got;
@@ -139,7 +140,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Ok(())
     }
 
-    /// A masked text frame of at most 125 bytes, with a mask of zeros: proxies pass masks on as they are.
+    /// Sends a masked text frame of at most 125 bytes. The masking key is zero, which proxies do
+    /// not change.
     pub(crate) async fn send_text(&mut self, text: &[u8]) -> Result<()> {
         self.send(&frame(text)).await
     }
@@ -148,7 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(crate) async fn frame(&mut self) -> Result<Vec<u8>> {
         let head = self.take(2).await?;
         if head[0] != 0x81 || head[1] > 125 {
-            return Err(wrong(format!("not a short text frame: {head:02x?}")));
+            return Err(invalid_data(format!("not a short text frame: {head:02x?}")));
         }
         self.take(usize::from(head[1])).await
     }
@@ -157,7 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let mut piece = [0; 4096];
         match self.stream.read(&mut piece).await? {
             0 if self.kept.is_empty() => Err(ErrorKind::UnexpectedEof.into()),
-            0 => Err(wrong("cut in the middle")),
+            0 => Err(invalid_data("cut in the middle")),
             got => {
                 self.kept.extend_from_slice(&piece[..got]);
                 Ok(())
@@ -170,8 +172,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             if let Some(at) = self.kept.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                 break at + 4;
             }
-            if self.kept.len() > LONGEST_HEAD {
-                return Err(wrong("an endless head"));
+            if self.kept.len() > MAX_HEAD {
+                return Err(invalid_data("an endless head"));
             }
             self.more().await?;
         };
@@ -184,14 +186,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         });
         match (status, length) {
             (Some(status), Some(length)) => Ok(Answer { status, length }),
-            // A switch of protocols and a tunnel have no body.
+            // A 101 and the response to a CONNECT have no body.
             (Some(status @ (101 | 200)), None) => Ok(Answer { status, length: 0 }),
-            _ => Err(wrong(format!("not understood: {head}"))),
+            _ => Err(invalid_data(format!("not understood: {head}"))),
         }
     }
 }
 
-/// See [`Client::send_text`].
+/// Encodes the frame of [`Client::send_text`].
 pub(crate) fn frame(text: &[u8]) -> Vec<u8> {
     let length = u8::try_from(text.len()).unwrap_or(125).min(125);
     let mut frame = vec![0x81, 0x80 | length, 0, 0, 0, 0];

@@ -1,7 +1,9 @@
-//! Drives units of work: closed (the next when one is done) or on a fixed schedule.
+//! Drives units of work, in a closed loop (the next one starts when one is done) or on a fixed
+//! schedule.
 //!
-//! On a schedule a unit's latency begins when it was due, whether or not a connection was free for it then. So a
-//! proxy that stalls for a second makes all units of that second slow, and not one (no coordinated omission).
+//! On a schedule the latency of a unit is counted from the moment at which it was due, whether or
+//! not a connection was free. A proxy that stalls for a second therefore slows all units of that
+//! second and not only one (no coordinated omission).
 
 use crate::Load;
 use crate::meter::{Cpu, Meter};
@@ -19,18 +21,19 @@ use tokio::task::JoinSet;
 /// Limit for the completion of the last units after the measuring window.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Makes what does the work, once per connection.
+/// Opens the connections of a load.
 pub(crate) trait Source {
     type Unit: Unit + 'static;
     async fn open(&self) -> io::Result<Self::Unit>;
 }
 
-/// Does one unit of work, again and again.
+/// A connection that repeats one unit of work.
 pub(crate) trait Unit {
     async fn once(&mut self, meter: &Meter) -> io::Result<()>;
 }
 
-/// Calls `due` on time, from a thread of its own: the runtime's timer counts in milliseconds.
+/// Calls a function at a fixed rate. It has a thread of its own, because the timer of the runtime
+/// has a resolution of a millisecond.
 pub(crate) struct Pacer {
     stop: Arc<AtomicBool>,
 }
@@ -64,7 +67,7 @@ impl Drop for Pacer {
     }
 }
 
-/// Opens the connections, warms up, and counts for a while.
+/// Opens the connections, warms up, and counts for the measuring window.
 pub(crate) async fn drive<S: Source>(
     load: &Load,
     source: &S,
@@ -89,10 +92,10 @@ pub(crate) async fn drive<S: Source>(
             queues.push(queue);
             tasks.spawn_local(scheduled(unit, due, Rc::clone(&meter), Rc::clone(&waiting)));
         } else {
-            tasks.spawn_local(closed(unit, Rc::clone(&meter)));
+            tasks.spawn_local(closed_loop(unit, Rc::clone(&meter)));
         }
     }
-    let pacer = load.rate.map(|rate| Pacer::start(rate, in_turns(queues)));
+    let pacer = load.rate.map(|rate| Pacer::start(rate, round_robin(queues)));
 
     tokio::time::sleep(Duration::from_secs_f64(load.warm)).await;
     let cpu = Cpu::of(&load.target.pids)?;
@@ -103,7 +106,8 @@ pub(crate) async fn drive<S: Source>(
     let (units, bytes) = (meter.units.get(), meter.bytes.get());
     if pacer.is_some() {
         drop(pacer);
-        // Those that were due and are not done are the slowest: they belong to the latencies.
+        // Units that were due and are not done yet are the slowest, so they must be part of the
+        // latencies.
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, async {
             while tasks.join_next().await.is_some() {}
         })
@@ -120,16 +124,16 @@ pub(crate) async fn drive<S: Source>(
     Ok(report)
 }
 
-fn in_turns(queues: Vec<UnboundedSender<Instant>>) -> impl FnMut(u64, Instant) + Send + 'static {
+fn round_robin(queues: Vec<UnboundedSender<Instant>>) -> impl FnMut(u64, Instant) + Send + 'static {
     let mut next = 0;
     move |_, at| {
-        // A connection that failed has no receiver any more; its failure is counted.
+        // A failed connection has no receiver any more; its failure is counted.
         let _ = queues[next].send(at);
         next = (next + 1) % queues.len();
     }
 }
 
-async fn closed<U: Unit>(mut unit: U, meter: Rc<Meter>) {
+async fn closed_loop<U: Unit>(mut unit: U, meter: Rc<Meter>) {
     loop {
         let begun = Instant::now();
         match unit.once(&meter).await {

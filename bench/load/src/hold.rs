@@ -1,18 +1,18 @@
-//! Opens many WebSockets or tunnels and holds them, so that what they cost a proxy can be looked at.
+//! Opens many WebSockets or tunnels and keeps them open, to measure what they cost a proxy.
 
 use crate::client::Client;
-use crate::meter::{Cpu, tell};
+use crate::meter::{Cpu, print_report};
 use crate::tls::connector;
 use crate::units::{ORIGIN, ping};
-use crate::{Held, Target};
+use crate::{HeldKind, Target};
 use serde_json::{Map, Value, json};
 use std::error::Error;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_rustls::client::TlsStream;
 
-/// How many are opened at a time: a crowd, and no flood that would overrun an accept queue.
-const AT_A_TIME: usize = 16;
+/// Maximum number of connections in the making, so that accept queues do not overflow.
+const MAX_OPENING: usize = 16;
 
 enum Open {
     WebSocket(Box<Client<TlsStream<TcpStream>>>),
@@ -30,7 +30,7 @@ impl Open {
     }
 }
 
-/// Lines of commands, from standard input.
+/// Lines of commands from standard input.
 pub(crate) fn commands() -> UnboundedReceiver<String> {
     let (commands, read) = unbounded_channel();
     std::thread::spawn(move || {
@@ -43,7 +43,7 @@ pub(crate) fn commands() -> UnboundedReceiver<String> {
     read
 }
 
-/// A report of one kind of figure or another.
+/// The value as a JSON object.
 pub(crate) fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
@@ -51,23 +51,23 @@ pub(crate) fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// Opens them, then does as it is told until it is told to close.
+/// Opens the connections, then executes commands until `close`.
 pub(crate) async fn run(
     target: &Target,
-    kind: Held,
+    kind: HeldKind,
     count: usize,
     origin: u16,
 ) -> Result<(), Box<dyn Error>> {
     let connector = match kind {
-        Held::Websockets => Some(connector(target, false)?),
-        Held::Tunnels => None,
+        HeldKind::Websockets => Some(connector(target, false)?),
+        HeldKind::Tunnels => None,
     };
     let cpu = Cpu::of(&target.pids)?;
     let before = cpu.read()?;
     let mut held = Vec::with_capacity(count);
     while held.len() < count {
         let mut opening = tokio::task::JoinSet::new();
-        for _ in 0..AT_A_TIME.min(count - held.len()) {
+        for _ in 0..MAX_OPENING.min(count - held.len()) {
             let (connector, port) = (connector.clone(), target.port);
             opening.spawn_local(async move {
                 let Some(connector) = connector else {
@@ -82,21 +82,24 @@ pub(crate) async fn run(
             held.push(opened??);
         }
     }
-    // All of them work: a proxy may have answered before it reached the origin.
+    // All connections must echo, because a proxy may answer 200 or 101 before it has reached the
+    // origin.
     let echoed = echoes(&mut held).await;
-    tell(&object(json!({ "open": held.len(), "echoed": echoed, "cpu": cpu.read()? - before })));
+    print_report(&object(
+        json!({ "open": held.len(), "echoed": echoed, "cpu": cpu.read()? - before }),
+    ));
     let mut commands = commands();
     while let Some(command) = commands.recv().await {
         match command.as_str() {
             "echo" => {
                 let echoed = echoes(&mut held).await;
-                tell(&object(json!({ "echoed": echoed })));
+                print_report(&object(json!({ "echoed": echoed })));
             }
             _ => break,
         }
     }
     held.clear();
-    tell(&object(json!({ "open": 0 })));
+    print_report(&object(json!({ "open": 0 })));
     Ok(())
 }
 

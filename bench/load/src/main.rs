@@ -1,8 +1,8 @@
-//! The clients that `wrk` and `h2load` cannot be, and the origin behind the proxies.
+//! The load tool, for loads that `wrk` and `h2load` do not have, and the origin behind the proxies.
 //!
-//! Each command is one kind of load on one port, and prints one JSON line when it is done (the
-//! interactive ones a line per command they read). The CPU time of the proxy is read here, at the
-//! edges of the window that counts, so neither opening connections nor closing them is in it.
+//! Each command puts one kind of load on one port and prints one JSON line at its end; interactive
+//! commands print one line for each command that they read. CPU time of the proxy is read at the
+//! edges of the measuring window, so that it does not include opening and closing connections.
 
 mod client;
 mod drive;
@@ -19,7 +19,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Load for the bench, and the origin behind the proxies.
+/// Load tool and origin of the benchmarks
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -29,16 +29,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The origin: HTTPS, WebSocket echo, upload sink, Socket.IO polls, and a bare TCP port for tunnels
+    /// Run the origin: HTTPS, WebSocket echo, upload sink, Socket.IO polls, and a plain TCP port
+    /// for tunnels
     Serve(Origin),
-    /// GET requests on kept connections
+    /// Send GET requests on kept connections
     Get {
         #[command(flatten)]
         load: Load,
         #[arg(long, default_value = "/1k")]
         path: String,
     },
-    /// POST bodies on kept connections
+    /// Send POST bodies on kept connections
     Upload {
         #[command(flatten)]
         load: Load,
@@ -46,15 +47,15 @@ enum Command {
         #[arg(long, default_value_t = 10_000_000)]
         bytes: usize,
     },
-    /// A TCP connection, a TLS handshake and a request each time
+    /// Make a TCP connection, a TLS handshake and one request for each unit
     Handshake {
         #[command(flatten)]
         load: Load,
-        /// Resume a session each time; without this, never
+        /// Resume the TLS session each time (default: never)
         #[arg(long)]
         resume: bool,
     },
-    /// Messages over WebSockets, each echoed
+    /// Send messages over WebSockets and wait for each echo
     Echo {
         #[command(flatten)]
         load: Load,
@@ -62,58 +63,59 @@ enum Command {
         #[arg(long, default_value_t = 125)]
         bytes: u8,
     },
-    /// Socket.IO over long polls: a POST with a ping and the GET that fetches the pong, in turns
+    /// Use Socket.IO over long polls: alternately a POST with a ping and the GET that fetches the
+    /// pong
     Polls {
         #[command(flatten)]
         load: Load,
     },
-    /// A CONNECT tunnel, a byte there and back, and its end, each time
+    /// Open a CONNECT tunnel, exchange a byte and close it, for each unit
     Tunnel {
         #[command(flatten)]
         load: Load,
-        /// Port of the origin's bare TCP listener
+        /// Port of the origin's plain TCP listener
         #[arg(long)]
         origin: u16,
     },
-    /// Bytes down CONNECT tunnels
+    /// Download through CONNECT tunnels
     TunnelBulk {
         #[command(flatten)]
         load: Load,
-        /// Port of the origin's bare TCP listener
+        /// Port of the origin's plain TCP listener
         #[arg(long)]
         origin: u16,
     },
-    /// Opens many and holds them; `echo` and `close` on standard input
+    /// Open WebSockets or tunnels and hold them; reads `echo` and `close` from standard input
     Hold {
         #[command(flatten)]
         target: Target,
         #[arg(value_enum)]
-        kind: Held,
+        kind: HeldKind,
         #[arg(long)]
         count: usize,
-        /// Port of the origin's bare TCP listener, for tunnels
+        /// Port of the origin's plain TCP listener, for tunnels
         #[arg(long, default_value_t = 0)]
         origin: u16,
     },
-    /// What a call centre's chats are, at once and at fixed rates; see `mix.rs`
+    /// Generate the traffic of a call centre's chats at fixed rates; see `mix.rs`
     Mix {
         #[command(flatten)]
         target: Target,
-        /// Chats that are open
+        /// Number of open chats
         #[arg(long, default_value_t = 3000)]
         chats: usize,
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
     },
-    /// Requests, new connections and WebSockets that go on while the proxy reloads; `reloading`, `more N` and
-    /// `end` on standard input
+    /// Send requests, open connections and hold WebSockets while the proxy reloads; reads
+    /// `reloading`, `more N` and `end` from standard input
     Steady {
         #[command(flatten)]
         target: Target,
         /// Requests per second on 32 kept connections
         #[arg(long, default_value_t = 1000.0)]
         rate: f64,
-        /// New connections per second, with a request each
+        /// New connections per second, with one request each
         #[arg(long, default_value_t = 50.0)]
         fresh: f64,
         #[arg(long, default_value_t = 100)]
@@ -121,12 +123,12 @@ enum Command {
     },
 }
 
-/// Where the origin listens.
+/// Addresses and certificate of the origin.
 #[derive(Args)]
 struct Origin {
     #[arg(long)]
     port: u16,
-    /// Bare TCP
+    /// Address of the plain TCP listener
     #[arg(long)]
     raw: SocketAddr,
     #[arg(long)]
@@ -135,44 +137,46 @@ struct Origin {
     key: String,
 }
 
-/// The proxy in question.
+/// The proxy under test.
 #[derive(Args, Clone)]
 struct Target {
-    /// Its port on loopback
+    /// Port of the proxy on loopback
     #[arg(long)]
     port: u16,
-    /// CA that its certificate is verified against
+    /// CA for the verification of the proxy's certificate
     #[arg(long)]
     ca: Option<String>,
-    /// Its processes, whose CPU time is counted
+    /// Process IDs of the proxy, for its CPU time
     #[arg(long, value_delimiter = ',')]
     pids: Vec<i32>,
 }
 
-/// How much.
+/// Amount of load.
 #[derive(Args, Clone)]
 struct Load {
     #[command(flatten)]
     target: Target,
     #[arg(long, default_value_t = 32)]
     connections: usize,
-    /// Length of the window that counts
+    /// Length of the measuring window in seconds
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Load before it, once all connections are open
+    /// Seconds of load before the window, once all connections are open
     #[arg(long, default_value_t = 0.2)]
     warm: f64,
-    /// Units per second on a fixed schedule; without it, each connection begins the next as soon as one is done
+    /// Units per second on a fixed schedule; without it, each connection starts the next unit as
+    /// soon as one is done
     #[arg(long)]
     rate: Option<f64>,
-    /// In place of a window: so many units, one after the other on one connection
+    /// Run this number of units one after the other on one connection, instead of a measuring
+    /// window
     #[arg(long)]
     count: Option<u64>,
 }
 
-/// What is held open.
+/// Kind of connections to hold open.
 #[derive(Clone, Copy, ValueEnum)]
-enum Held {
+enum HeldKind {
     /// WebSockets over TLS
     Websockets,
     /// CONNECT tunnels
@@ -211,7 +215,7 @@ async fn run(command: Command) -> Result<(), Box<dyn Error>> {
             drive::drive(&load, &units::TunnelBulk { port: load.target.port, origin }).await?
         }
     };
-    meter::tell(&report);
+    meter::print_report(&report);
     Ok(())
 }
 

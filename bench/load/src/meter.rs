@@ -1,4 +1,4 @@
-//! What is counted: units, bytes, latency, and the proxy's CPU time.
+//! Counters of units, bytes, latency and the proxy's CPU time.
 
 use hdrhistogram::Histogram;
 use nix::sys::time::TimeValLike;
@@ -10,19 +10,19 @@ use std::error::Error;
 use std::io::Write;
 use std::time::Duration;
 
-/// Longest latency that is told apart from longer ones, in microseconds.
-const LONGEST: u64 = 60_000_000;
+/// Maximum latency of the histogram, in microseconds.
+const MAX_LATENCY_MICROS: u64 = 60_000_000;
 
-/// Latencies, to three digits.
+/// A histogram of latencies with three significant digits.
 pub(crate) struct Latencies(RefCell<Histogram<u64>>);
 
 impl Latencies {
     pub(crate) fn new() -> Result<Self, Box<dyn Error>> {
-        Ok(Self(RefCell::new(Histogram::new_with_bounds(1, LONGEST, 3)?)))
+        Ok(Self(RefCell::new(Histogram::new_with_bounds(1, MAX_LATENCY_MICROS, 3)?)))
     }
 
     pub(crate) fn record(&self, taken: Duration) {
-        let micros = u64::try_from(taken.as_micros()).unwrap_or(LONGEST);
+        let micros = u64::try_from(taken.as_micros()).unwrap_or(MAX_LATENCY_MICROS);
         self.0.borrow_mut().saturating_record(micros.max(1));
     }
 
@@ -30,7 +30,7 @@ impl Latencies {
         self.0.borrow_mut().reset();
     }
 
-    /// Adds count, p50, p99, p99.9 and the longest, in microseconds.
+    /// Adds count, p50, p99, p99.9 and maximum, in microseconds.
     pub(crate) fn report(&self, prefix: &str, report: &mut Map<String, Value>) {
         let latencies = self.0.borrow();
         report.insert(format!("{prefix}count"), latencies.len().into());
@@ -40,7 +40,7 @@ impl Latencies {
     }
 }
 
-/// What one load counts. Everything runs on one thread.
+/// The counters of one load. Everything runs on one thread.
 pub(crate) struct Meter {
     pub(crate) units: Cell<u64>,
     pub(crate) bytes: Cell<u64>,
@@ -74,7 +74,7 @@ impl Meter {
         self.first_error.borrow_mut().get_or_insert_with(|| error.to_string());
     }
 
-    /// Forgets what was before the window. Failures are never forgotten.
+    /// Resets the counters at the start of the window, except failures.
     pub(crate) fn restart(&self) {
         self.units.set(0);
         self.bytes.set(0);
@@ -92,8 +92,8 @@ impl Meter {
     }
 }
 
-/// CPU clocks of the proxy's processes, as the scheduler keeps them: nanoseconds, user and system, threads
-/// that have ended included.
+/// CPU clocks of the proxy's processes, as the scheduler counts them: nanoseconds of user and
+/// system time, including threads that have ended.
 pub(crate) struct Cpu(Vec<ClockId>);
 
 impl Cpu {
@@ -105,7 +105,7 @@ impl Cpu {
         ))
     }
 
-    /// Seconds used so far.
+    /// CPU seconds used so far.
     pub(crate) fn read(&self) -> Result<f64, Box<dyn Error>> {
         let mut used = Duration::ZERO;
         for &clock in &self.0 {
@@ -115,9 +115,9 @@ impl Cpu {
     }
 }
 
-/// Prints a report as a line.
-pub(crate) fn tell(report: &Map<String, Value>) {
+/// Prints a report as one line of JSON.
+pub(crate) fn print_report(report: &Map<String, Value>) {
     let mut out = std::io::stdout().lock();
-    // Nobody to tell is no reason to go on or to fail.
+    // A closed standard output is not an error of the measurement.
     let _ = writeln!(out, "{}", Value::Object(report.clone())).and_then(|()| out.flush());
 }

@@ -1,23 +1,26 @@
-//! A call centre's chats, as the product makes them: so many open, and each thing they do at its own rate.
+//! The chats of a call centre, as the product generates them: a number of open chats, and each
+//! activity at a rate of its own.
 //!
 //! With N chats open (3,000 is the largest site that the product is sized for):
-//! - nine of ten are on WebSockets, one of ten on long polls, because a network in between has no WebSockets;
-//! - each sends a ping every 3 s, answered by a pong (on polls a POST and a GET);
-//! - N/20 messages a second (150 for 3,000) of 120 bytes, over WebSockets, echoed;
-//! - N/30 questions a second for the waiting time, and N/300 for the state of a queue, on kept connections;
-//! - N/600 new chats a second (a chat takes ten minutes): the page and a script of 100 KB, the handshake by poll, and
-//!   a WebSocket with a first message, on two new connections with full handshakes;
-//! - N/3000 uploads a second of 200 KB.
+//! - nine of ten use WebSockets, and one of ten long polls, because its network blocks WebSockets;
+//! - each sends a ping every 3 s, which is answered by a pong (with polls by a POST and a GET);
+//! - N/20 messages of 120 bytes a second (150 for 3,000) are sent over WebSockets and echoed;
+//! - N/30 queries a second for the waiting time, and N/300 for the state of a queue, use kept
+//!   connections;
+//! - N/600 new chats a second (a chat takes ten minutes) load the page and a script of 100 KB, and
+//!   open a session by poll and a WebSocket with a first message, on two new connections with full
+//!   handshakes;
+//! - N/3000 uploads a second have 200 KB each.
 //!
-//! Every latency is from the moment a thing was due to the end of its answer.
+//! Every latency is counted from the moment at which a unit was due to the end of its response.
 
 use crate::Target;
 use crate::client::Client;
 use crate::drive::{Pacer, Source, Unit};
 use crate::hold::object;
-use crate::meter::{Cpu, Latencies, Meter, tell};
+use crate::meter::{Cpu, Latencies, Meter, print_report};
 use crate::tls::connector;
-use crate::units::{Get, Polling, Upload, browser};
+use crate::units::{Get, PollingSession, Upload, browser};
 use serde_json::{Map, Value, json};
 use std::cell::Cell;
 use std::error::Error;
@@ -29,24 +32,24 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-const SOCKET: &str = "/socket.io/?EIO=3&transport=websocket";
+const WEBSOCKET_PATH: &str = "/socket.io/?EIO=3&transport=websocket";
 const PING: &[u8] = b"2";
-/// How long the load goes on before it counts.
-const WARM: Duration = Duration::from_secs(1);
-/// Connections that carry the questions, the uploads and the new chats.
-const ASKERS: usize = 16;
-const NEWCOMERS: usize = 16;
+/// Load before the measuring window.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Connections for queries and uploads; and tasks that open new chats.
+const REQUEST_CONNECTIONS: usize = 16;
+const NEW_CHAT_TASKS: usize = 16;
 
 type Secure = Client<TlsStream<TcpStream>>;
 
-struct Counts {
+struct MixMeters {
     frames: Meter,
     requests: Meter,
     chats: Meter,
     late: Latencies,
 }
 
-impl Counts {
+impl MixMeters {
     fn done(&self, meter: &Meter, due: Instant, outcome: Result<()>) -> bool {
         match outcome {
             Ok(()) => {
@@ -62,48 +65,49 @@ impl Counts {
     }
 }
 
-/// When a thing is due, and whether it is a message (or a ping).
-type Due = (Instant, bool);
+/// When a unit is due, and whether it is a message (or a ping).
+type DueUnit = (Instant, bool);
 
-/// Opens the chats, lets the load begin, and counts for so long.
+/// Opens the chats, warms up, and counts for the measuring window.
 pub(crate) async fn run(
     target: &Target,
     chats: usize,
     window: Duration,
 ) -> std::result::Result<Map<String, Value>, Box<dyn Error>> {
     let tls = connector(target, false)?;
-    let counts = Rc::new(Counts {
+    let counts = Rc::new(MixMeters {
         frames: Meter::new()?,
         requests: Meter::new()?,
         chats: Meter::new()?,
         late: Latencies::new()?,
     });
     let polling = chats / 10;
-    let websockets = queues(open(target.port, &tls, chats - polling).await?, &counts, websocket);
+    let websockets =
+        queues(open_websockets(target.port, &tls, chats - polling).await?, &counts, websocket);
     let mut sessions = Vec::new();
     for _ in 0..polling {
         let (client, _) = Client::connect(&tls, target.port).await?;
-        sessions.push(Polling::begin(client, target.port).await?);
+        sessions.push(PollingSession::begin(client, target.port).await?);
     }
-    let polls = queues(sessions, &counts, asking);
+    let polls = queues(sessions, &counts, request_loop);
     let get = Get::of(target, "/api/queues/support".to_owned())?;
     let upload = Upload::of(target, 200_000)?;
-    let questions = queues(opened(&get, ASKERS).await?, &counts, asking);
-    let uploads = queues(opened(&upload, 2).await?, &counts, asking);
-    let newcomers = queues(vec![(tls, target.port); NEWCOMERS], &counts, newcomer);
-    tell(&object(json!({ "open": chats })));
+    let questions = queues(open_units(&get, REQUEST_CONNECTIONS).await?, &counts, request_loop);
+    let uploads = queues(open_units(&upload, 2).await?, &counts, request_loop);
+    let chat_queues = queues(vec![(tls, target.port); NEW_CHAT_TASKS], &counts, new_chats);
+    print_report(&object(json!({ "open": chats })));
 
     let many = f64::from(u32::try_from(chats)?);
     let _pacers = [
         pace(many * 0.9 / 3.0, websockets.clone(), false),
         pace(many / 20.0, websockets, true),
-        // A POST and a GET each time.
+        // A poll is a POST and a GET.
         pace(many * 0.1 / 3.0 * 2.0, polls, false),
         pace(many / 30.0 + many / 300.0, questions, false),
         pace(many / 3000.0, uploads, false),
-        pace(many / 600.0, newcomers, false),
+        pace(many / 600.0, chat_queues, false),
     ];
-    tokio::time::sleep(WARM).await;
+    tokio::time::sleep(WARM_UP).await;
     for meter in [&counts.frames, &counts.requests, &counts.chats] {
         meter.restart();
     }
@@ -128,8 +132,8 @@ pub(crate) async fn run(
     Ok(report)
 }
 
-/// WebSockets, a few at a time.
-async fn open(port: u16, tls: &TlsConnector, count: usize) -> Result<Vec<Secure>> {
+/// Opens WebSockets, a few at a time.
+async fn open_websockets(port: u16, tls: &TlsConnector, count: usize) -> Result<Vec<Secure>> {
     let mut held = Vec::with_capacity(count);
     while held.len() < count {
         let mut opening = tokio::task::JoinSet::new();
@@ -137,7 +141,7 @@ async fn open(port: u16, tls: &TlsConnector, count: usize) -> Result<Vec<Secure>
             let tls = tls.clone();
             opening.spawn_local(async move {
                 let (mut client, _) = Client::connect(&tls, port).await?;
-                client.upgrade(SOCKET, port).await?;
+                client.upgrade(WEBSOCKET_PATH, port).await?;
                 Ok::<_, std::io::Error>(client)
             });
         }
@@ -148,7 +152,7 @@ async fn open(port: u16, tls: &TlsConnector, count: usize) -> Result<Vec<Secure>
     Ok(held)
 }
 
-async fn opened<S: Source>(source: &S, count: usize) -> Result<Vec<S::Unit>> {
+async fn open_units<S: Source>(source: &S, count: usize) -> Result<Vec<S::Unit>> {
     let mut units = Vec::new();
     for _ in 0..count {
         units.push(source.open().await?);
@@ -156,12 +160,12 @@ async fn opened<S: Source>(source: &S, count: usize) -> Result<Vec<S::Unit>> {
     Ok(units)
 }
 
-/// A task for each, and the ends over which they hear that something is due.
+/// Starts a task for each part and returns the queues that tell the tasks when a unit is due.
 fn queues<T, F: Future<Output = ()> + 'static>(
     parts: Vec<T>,
-    counts: &Rc<Counts>,
-    task: impl Fn(T, UnboundedReceiver<Due>, Rc<Counts>) -> F,
-) -> Vec<UnboundedSender<Due>> {
+    counts: &Rc<MixMeters>,
+    task: impl Fn(T, UnboundedReceiver<DueUnit>, Rc<MixMeters>) -> F,
+) -> Vec<UnboundedSender<DueUnit>> {
     let each = |part| {
         let (queue, due) = unbounded_channel();
         tokio::task::spawn_local(task(part, due, Rc::clone(counts)));
@@ -170,18 +174,18 @@ fn queues<T, F: Future<Output = ()> + 'static>(
     parts.into_iter().map(each).collect()
 }
 
-fn pace(rate: f64, queues: Vec<UnboundedSender<Due>>, message: bool) -> Pacer {
+fn pace(rate: f64, queues: Vec<UnboundedSender<DueUnit>>, message: bool) -> Pacer {
     let mut next = 0;
     Pacer::start(rate, move |_, at| {
         if let Some(queue) = queues.get(next) {
-            // Whoever failed does not hear it; the failure is counted.
+            // A failed task has no receiver any more; its failure is counted.
             let _ = queue.send((at, message));
             next = (next + 1) % queues.len();
         }
     })
 }
 
-async fn websocket(mut client: Secure, mut due: UnboundedReceiver<Due>, counts: Rc<Counts>) {
+async fn websocket(mut client: Secure, mut due: UnboundedReceiver<DueUnit>, counts: Rc<MixMeters>) {
     let message = format!("42[\"message\",\"{}\"]", "m".repeat(103));
     while let Some((at, is_message)) = due.recv().await {
         let text = if is_message { message.as_bytes() } else { PING };
@@ -195,7 +199,11 @@ async fn websocket(mut client: Secure, mut due: UnboundedReceiver<Due>, counts: 
     }
 }
 
-async fn asking(mut unit: impl Unit, mut due: UnboundedReceiver<Due>, counts: Rc<Counts>) {
+async fn request_loop(
+    mut unit: impl Unit,
+    mut due: UnboundedReceiver<DueUnit>,
+    counts: Rc<MixMeters>,
+) {
     while let Some((at, _)) = due.recv().await {
         let outcome = unit.once(&counts.requests).await;
         if !counts.done(&counts.requests, at, outcome) {
@@ -204,24 +212,29 @@ async fn asking(mut unit: impl Unit, mut due: UnboundedReceiver<Due>, counts: Rc
     }
 }
 
-async fn newcomer(side: (TlsConnector, u16), mut due: UnboundedReceiver<Due>, counts: Rc<Counts>) {
+async fn new_chats(
+    side: (TlsConnector, u16),
+    mut due: UnboundedReceiver<DueUnit>,
+    counts: Rc<MixMeters>,
+) {
     while let Some((at, _)) = due.recv().await {
-        let outcome = arrive(&side.0, side.1).await;
+        let outcome = open_chat(&side.0, side.1).await;
         if !counts.done(&counts.chats, at, outcome) {
             return;
         }
     }
 }
 
-/// All that a new chat asks for. Somebody leaves for it: it is closed at once, and the number of chats stays.
-async fn arrive(tls: &TlsConnector, port: u16) -> Result<()> {
+/// All requests of a new chat. The chat is closed at once, so that the number of open chats stays
+/// the same.
+async fn open_chat(tls: &TlsConnector, port: u16) -> Result<()> {
     let (mut page, _) = Client::connect(tls, port).await?;
     for path in ["/customer-widget/", "/100k"] {
         page.exchange(format!("{}\r\n", browser("GET", path, port)).as_bytes(), drop).await?;
     }
-    Polling::begin(page, port).await?;
+    PollingSession::begin(page, port).await?;
     let (mut socket, _) = Client::connect(tls, port).await?;
-    socket.upgrade(SOCKET, port).await?;
+    socket.upgrade(WEBSOCKET_PATH, port).await?;
     socket.send_text(b"42[\"joinConversation\",\"support\"]").await?;
     socket.frame().await.map(drop)
 }

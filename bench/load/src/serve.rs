@@ -1,5 +1,5 @@
-//! The origin: HTTPS with bodies of known sizes, WebSockets that echo, an upload sink, Socket.IO polls; and a
-//! bare TCP port for tunnels.
+//! The origin: HTTPS with bodies of known sizes, WebSocket echo, an upload sink and Socket.IO
+//! polls; and a plain TCP port for tunnels.
 
 use crate::Origin;
 use crate::tls::acceptor;
@@ -12,11 +12,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 const BACKLOG: u32 = 4096;
-const PIECE: usize = 64 << 10;
-/// The body of `/10m`.
-const LARGE: usize = 10_000_000;
+const MAX_READ: usize = 64 << 10;
+/// Length of the body of `/10m`.
+const LARGE_BODY: usize = 10_000_000;
 
-/// Serves until it is told to end.
+/// Serves until SIGTERM.
 pub(crate) async fn run(origin: &Origin) -> Result<(), Box<dyn Error>> {
     let acceptor = acceptor(&origin.chain, &origin.key)?;
     let secure = listen(([127, 0, 0, 1], origin.port).into())?;
@@ -35,23 +35,23 @@ fn listen(address: std::net::SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn next(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         if let Ok((stream, _)) = listener.accept().await {
             let _ = stream.set_nodelay(true);
             return stream;
         }
-        // Out of files, most likely.
+        // Most likely the file descriptors are exhausted.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 async fn accept_secure(listener: TcpListener, acceptor: TlsAcceptor) {
     loop {
-        let (stream, acceptor) = (next(&listener).await, acceptor.clone());
+        let (stream, acceptor) = (accept(&listener).await, acceptor.clone());
         tokio::task::spawn_local(async move {
             if let Ok(stream) = acceptor.accept(stream).await {
-                // A proxy that closes a connection, however it does, is no matter for the origin.
+                // Errors of a connection are ignored, because the load tool reports them.
                 let _ = Connection { stream, kept: Vec::new() }.serve().await;
             }
         });
@@ -60,12 +60,12 @@ async fn accept_secure(listener: TcpListener, acceptor: TlsAcceptor) {
 
 async fn accept_bare(listener: TcpListener) {
     loop {
-        let stream = next(&listener).await;
+        let stream = accept(&listener).await;
         tokio::task::spawn_local(answer_bare(stream));
     }
 }
 
-/// `?` is answered with a byte, `>N` with N MiB.
+/// Answers `?` with one byte, and `>N` with N MiB.
 async fn answer_bare(mut stream: TcpStream) -> io::Result<()> {
     let mut asked = [0; 32];
     let mut piece = Vec::new();
@@ -93,7 +93,7 @@ struct Connection {
     kept: Vec<u8>,
 }
 
-/// What of a request matters here.
+/// The parts of a request that the origin uses.
 struct Request {
     line: String,
     length: usize,
@@ -104,7 +104,7 @@ impl Connection {
     async fn serve(mut self) -> io::Result<()> {
         while let Some(request) = self.request().await? {
             if let Some(key) = request.websocket_key {
-                // The client's key is always this one, and no proxy should change it.
+                // The client always sends this key, and no proxy should change it.
                 let answer = if key == SAMPLE_KEY { SWITCHING } else { REFUSED };
                 self.stream.write_all(answer.as_bytes()).await?;
                 return self.echo().await;
@@ -116,7 +116,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The next head; none when the proxy has closed the connection.
+    /// Reads the next head; `None` if the proxy has closed the connection.
     async fn request(&mut self) -> io::Result<Option<Request>> {
         let end = loop {
             if let Some(at) = self.kept.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
@@ -141,12 +141,12 @@ impl Connection {
         }))
     }
 
-    /// Reads a request's body; it is returned only if it is wanted, and short.
+    /// Reads a request body. It is returned only if `wanted`, for short bodies.
     async fn body(&mut self, length: usize, wanted: bool) -> io::Result<Vec<u8>> {
         let here = self.kept.len().min(length);
         let mut body: Vec<u8> = self.kept.drain(..here).collect();
         let mut left = length - here;
-        let mut piece = if left > 0 { vec![0; PIECE.min(left)] } else { Vec::new() };
+        let mut piece = if left > 0 { vec![0; MAX_READ.min(left)] } else { Vec::new() };
         while left > 0 {
             let room = left.min(piece.len());
             let got = self.stream.read(&mut piece[..room]).await?;
@@ -166,7 +166,9 @@ impl Connection {
         let octets = "application/octet-stream";
         if path.starts_with("/socket.io/") {
             return match (path.contains("sid="), line.starts_with("POST"), body) {
-                (false, ..) => self.text(&format!("{}:0{OPEN}", OPEN.len() + 1)).await,
+                (false, ..) => {
+                    self.text(&format!("{}:0{OPEN_PACKET}", OPEN_PACKET.len() + 1)).await
+                }
                 (true, true, b"1:2") => self.text("ok").await,
                 (true, false, _) => self.text("1:3").await,
                 _ => self.text("error").await,
@@ -174,9 +176,9 @@ impl Connection {
         }
         match path {
             "/upload" => self.text(&length.to_string()).await,
-            "/10m" => self.repeat(LARGE, octets).await,
+            "/10m" => self.repeat(LARGE_BODY, octets).await,
             "/100k" => self.repeat(100_000, octets).await,
-            path if path.starts_with("/api/") => self.text(QUEUE).await,
+            path if path.starts_with("/api/") => self.text(QUEUE_STATISTICS).await,
             _ => self.repeat(1024, octets).await,
         }
     }
@@ -191,7 +193,7 @@ impl Connection {
         let mut piece = head(length, kind).into_bytes();
         let mut left = length;
         while left > 0 {
-            let more = left.min(PIECE - piece.len().min(PIECE / 2));
+            let more = left.min(MAX_READ - piece.len().min(MAX_READ / 2));
             piece.resize(piece.len() + more, b'x');
             self.stream.write_all(&piece).await?;
             left -= more;
@@ -200,7 +202,7 @@ impl Connection {
         self.stream.flush().await
     }
 
-    /// Sends every text back; Socket.IO's ping, `2`, as its pong, `3`.
+    /// Echoes every text frame, and answers Socket.IO's ping `2` with a pong `3`.
     async fn echo(mut self) -> io::Result<()> {
         loop {
             while self.kept.len() < 2 || self.kept.len() < 6 + usize::from(self.kept[1] & 0x7f) {
@@ -217,7 +219,7 @@ impl Connection {
             );
             self.kept.drain(..end);
             if self.kept.is_empty() {
-                // Thousands are idle.
+                // Frees the buffer, because thousands of connections are idle.
                 self.kept = Vec::new();
             }
             match opcode {
@@ -241,16 +243,16 @@ impl Connection {
     }
 }
 
-/// What opens a Socket.IO session; engine.io 3 puts length and type before it.
-const OPEN: &str = r#"{"sid":"bench-0000000000000001","upgrades":["websocket"],"pingInterval":3000,"pingTimeout":6000}"#;
+/// The open packet of a Socket.IO session. Engine.IO 3 puts length and type before it.
+const OPEN_PACKET: &str = r#"{"sid":"bench-0000000000000001","upgrades":["websocket"],"pingInterval":3000,"pingTimeout":6000}"#;
 
-/// The key and its answer that RFC 6455 has as examples, section 1.3.
+/// The example key of RFC 6455 section 1.3, and the responses to it and to other keys.
 const SAMPLE_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 const REFUSED: &str = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
 
-/// What a queue's statistics look like, more or less.
-const QUEUE: &str = r#"{"queue":"support","agents":{"ready":31,"busy":17,"away":2},"chats":{"active":214,"waiting":6},"longestWait":41,"averageWait":18,"estimatedWait":25,"serviceLevel":0.91,"answered":1873,"abandoned":42,"updated":1700000000}"#;
+/// Statistics of a queue, in the size of the product's.
+const QUEUE_STATISTICS: &str = r#"{"queue":"support","agents":{"ready":31,"busy":17,"away":2},"chats":{"active":214,"waiting":6},"longestWait":41,"averageWait":18,"estimatedWait":25,"serviceLevel":0.91,"answered":1873,"abandoned":42,"updated":1700000000}"#;
 
 fn head(length: usize, kind: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n")

@@ -1,10 +1,11 @@
-//! Load that goes on while the proxy reloads: what fails, what is refused, what is cut.
+//! Load during reloads of the proxy: counts failed requests, refused connections and cut
+//! WebSockets.
 
 use crate::Target;
 use crate::client::Client;
 use crate::drive::Pacer;
 use crate::hold::{commands, object};
-use crate::meter::{Latencies, tell};
+use crate::meter::{Latencies, print_report};
 use crate::tls::connector;
 use crate::units::plain;
 use serde_json::{Map, json};
@@ -18,18 +19,19 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-const KEPT: usize = 32;
-/// Clients that open new connections, so that one slow one does not keep the others from being opened on time.
-const OPENERS: usize = 8;
-/// How often each WebSocket says something.
-const PING: Duration = Duration::from_millis(500);
+const KEPT_CONNECTIONS: usize = 32;
+/// Tasks that open new connections; several, so that a slow connection does not delay the others.
+const NEW_CONNECTION_TASKS: usize = 8;
+/// Interval between the messages of a WebSocket.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
 
 type Secure = Client<TlsStream<TcpStream>>;
 
-struct Seen {
+struct SteadyCounters {
     requests: Cell<u64>,
     failed: Cell<u64>,
-    /// Kept connections that the proxy closed between two requests; the request was made on a new one.
+    /// Kept connections that the proxy closed between two requests. The request was repeated on a
+    /// new one.
     closed: Cell<u64>,
     fresh: Cell<u64>,
     refused: Cell<u64>,
@@ -44,29 +46,29 @@ fn add(counter: &Cell<u64>) {
     counter.set(counter.get() + 1);
 }
 
-impl Seen {
-    fn took(&self, due: Instant) {
+impl SteadyCounters {
+    fn record(&self, due: Instant) {
         add(&self.requests);
         if self.reloading.get() { &self.during } else { &self.quiet }.record(due.elapsed());
     }
 }
 
-/// Everything a task needs.
+/// The connection parameters and counters that each task needs.
 #[derive(Clone)]
-struct Side {
+struct LoadClient {
     connector: TlsConnector,
     port: u16,
-    seen: Rc<Seen>,
+    counters: Rc<SteadyCounters>,
 }
 
-/// Starts the load, says `ready`, and goes on until `end`.
+/// Starts the load, prints `ready`, and continues until `end`.
 pub(crate) async fn run(
     target: &Target,
     rate: f64,
     fresh: f64,
     websockets: usize,
 ) -> std::result::Result<(), Box<dyn Error>> {
-    let seen = Rc::new(Seen {
+    let counters = Rc::new(SteadyCounters {
         requests: Cell::new(0),
         failed: Cell::new(0),
         closed: Cell::new(0),
@@ -78,19 +80,24 @@ pub(crate) async fn run(
         quiet: Latencies::new()?,
         during: Latencies::new()?,
     });
-    let side =
-        Side { connector: connector(target, false)?, port: target.port, seen: Rc::clone(&seen) };
+    let client_side = LoadClient {
+        connector: connector(target, false)?,
+        port: target.port,
+        counters: Rc::clone(&counters),
+    };
     let mut pacers = Vec::new();
-    for (tasks, rate, kept) in [(KEPT, rate, true), (OPENERS, fresh, false)] {
+    for (tasks, rate, kept) in
+        [(KEPT_CONNECTIONS, rate, true), (NEW_CONNECTION_TASKS, fresh, false)]
+    {
         let mut queues = Vec::new();
         for _ in 0..tasks {
             let (queue, due) = unbounded_channel();
             queues.push(queue);
             if kept {
-                let client = side.connect().await?;
-                tokio::task::spawn_local(requests(side.clone(), client, due));
+                let client = client_side.connect().await?;
+                tokio::task::spawn_local(requests(client_side.clone(), client, due));
             } else {
-                tokio::task::spawn_local(connections(side.clone(), due));
+                tokio::task::spawn_local(connections(client_side.clone(), due));
             }
         }
         pacers.push(Pacer::start(rate, move |number, at| {
@@ -98,33 +105,33 @@ pub(crate) async fn run(
             let _ = queues[at_queue].send(at);
         }));
     }
-    side.open(websockets).await?;
-    tell(&object(json!({ "ready": websockets })));
+    client_side.open(websockets).await?;
+    print_report(&object(json!({ "ready": websockets })));
 
     let mut commands = commands();
     while let Some(command) = commands.recv().await {
         match command.split_once(' ') {
-            None if command == "reloading" => seen.reloading.set(true),
-            Some(("more", count)) => side.open(count.parse()?).await?,
+            None if command == "reloading" => counters.reloading.set(true),
+            Some(("more", count)) => client_side.open(count.parse()?).await?,
             _ => break,
         }
-        tell(&Map::new());
+        print_report(&Map::new());
     }
     drop(pacers);
-    // Until every WebSocket has said something once more.
-    tokio::time::sleep(PING * 3).await;
+    // Wait until every WebSocket has sent another message.
+    tokio::time::sleep(PING_INTERVAL * 3).await;
     let mut report = object(json!({
-        "requests": seen.requests.get(), "failed": seen.failed.get(), "closed": seen.closed.get(),
-        "fresh": seen.fresh.get(), "refused": seen.refused.get(),
-        "websockets": seen.websockets.get(), "cut": seen.cut.get(),
+        "requests": counters.requests.get(), "failed": counters.failed.get(), "closed": counters.closed.get(),
+        "fresh": counters.fresh.get(), "refused": counters.refused.get(),
+        "websockets": counters.websockets.get(), "cut": counters.cut.get(),
     }));
-    seen.quiet.report("quiet-", &mut report);
-    seen.during.report("during-", &mut report);
-    tell(&report);
+    counters.quiet.report("quiet-", &mut report);
+    counters.during.report("during-", &mut report);
+    print_report(&report);
     Ok(())
 }
 
-impl Side {
+impl LoadClient {
     async fn connect(&self) -> Result<Secure> {
         Ok(Client::connect(&self.connector, self.port).await?.0)
     }
@@ -133,61 +140,65 @@ impl Side {
         for _ in 0..count {
             let mut client = self.connect().await?;
             client.upgrade("/websocket", self.port).await?;
-            add(&self.seen.websockets);
-            let seen = Rc::clone(&self.seen);
+            add(&self.counters.websockets);
+            let counters = Rc::clone(&self.counters);
             tokio::task::spawn_local(async move {
                 while client.send_text(b"hello").await.is_ok() && client.frame().await.is_ok() {
-                    tokio::time::sleep(PING).await;
+                    tokio::time::sleep(PING_INTERVAL).await;
                 }
-                add(&seen.cut);
+                add(&counters.cut);
             });
         }
         Ok(())
     }
 }
 
-/// Requests on a kept connection, and on its successors.
-async fn requests(side: Side, mut client: Secure, mut due: UnboundedReceiver<Instant>) {
-    let request = plain("/1k", side.port);
+/// Sends requests on a kept connection, which is replaced when it closes.
+async fn requests(
+    client_side: LoadClient,
+    mut client: Secure,
+    mut due: UnboundedReceiver<Instant>,
+) {
+    let request = plain("/1k", client_side.port);
     while let Some(at) = due.recv().await {
         let mut outcome = client.exchange(&request, drop).await;
-        if outcome.as_ref().is_err_and(between_requests) {
-            // As every HTTP client does (RFC 9112, section 9.3.1).
-            add(&side.seen.closed);
+        if outcome.as_ref().is_err_and(is_before_response) {
+            // Every HTTP client repeats such a request (RFC 9112 section 9.3.1).
+            add(&client_side.counters.closed);
             outcome = async {
-                client = side.connect().await?;
+                client = client_side.connect().await?;
                 client.exchange(&request, drop).await
             }
             .await;
         }
         if outcome.is_ok() {
-            side.seen.took(at);
+            client_side.counters.record(at);
             continue;
         }
-        add(&side.seen.failed);
-        match side.connect().await {
+        add(&client_side.counters.failed);
+        match client_side.connect().await {
             Ok(fresh) => client = fresh,
-            Err(_) => return add(&side.seen.failed),
+            Err(_) => return add(&client_side.counters.failed),
         }
     }
 }
 
-/// Whether an error means that no byte of an answer came.
-fn between_requests(error: &std::io::Error) -> bool {
+/// Whether an error means that no byte of a response was received.
+fn is_before_response(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
     )
 }
 
-/// A connection for each request.
-async fn connections(side: Side, mut due: UnboundedReceiver<Instant>) {
-    let request = plain("/1k", side.port);
+/// Opens a connection for each request.
+async fn connections(client_side: LoadClient, mut due: UnboundedReceiver<Instant>) {
+    let request = plain("/1k", client_side.port);
     while due.recv().await.is_some() {
-        add(&side.seen.fresh);
-        let outcome = async { side.connect().await?.exchange(&request, drop).await }.await;
+        add(&client_side.counters.fresh);
+        let outcome = async { client_side.connect().await?.exchange(&request, drop).await }.await;
         if outcome.is_err() {
-            add(&side.seen.refused);
+            add(&client_side.counters.refused);
         }
     }
 }

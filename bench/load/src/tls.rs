@@ -1,5 +1,5 @@
-//! TLS for both ends of a proxy. One version, one cipher suite and one group are offered and taken, so all
-//! proxies do the same cryptography; a proxy that could not would fail, and be noticed.
+//! TLS for both ends of a proxy. Only one version, cipher suite and group are offered and accepted,
+//! so that all proxies do the same cryptography. A proxy that does not support them fails.
 
 use crate::Target;
 use rustls::client::Resumption;
@@ -20,7 +20,7 @@ fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// A client that verifies, and resumes sessions only if told so.
+/// A TLS client that verifies certificates, and resumes sessions only if `resume` is set.
 pub(crate) fn connector(target: &Target, resume: bool) -> Result<TlsConnector, Box<dyn Error>> {
     let ca = target.ca.as_deref().ok_or("--ca is needed")?;
     let mut roots = RootCertStore::empty();
@@ -36,7 +36,7 @@ pub(crate) fn connector(target: &Target, resume: bool) -> Result<TlsConnector, B
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// The origin's side.
+/// The origin's TLS server.
 pub(crate) fn acceptor(chain: &str, key: &str) -> Result<TlsAcceptor, Box<dyn Error>> {
     let chain = CertificateDer::pem_file_iter(chain)?.collect::<Result<Vec<_>, _>>()?;
     let config = ServerConfig::builder_with_provider(provider())

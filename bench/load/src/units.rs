@@ -1,7 +1,7 @@
-//! The units of work: what is done on a connection, again and again.
+//! The units of work that connections repeat.
 
 use crate::Target;
-use crate::client::{Client, frame, wrong};
+use crate::client::{Client, frame, invalid_data};
 use crate::drive::{Source, Unit};
 use crate::meter::Meter;
 use crate::tls::connector;
@@ -11,14 +11,15 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Where the origin's bare TCP listener is: elsewhere, as it is for the forward proxies.
+/// Address of the origin's plain TCP listener. It differs from that of the forward proxies, as in
+/// practice.
 pub(crate) const ORIGIN: &str = "127.0.0.9";
-/// What a tunnel is asked for at a time, in MiB.
-const PIECES: usize = 64;
+/// Size of one download through a tunnel, in MiB.
+const DOWNLOAD_MIB: usize = 64;
 
 type Secure = Client<TlsStream<TcpStream>>;
 
-/// A request's head as a browser would send it, without the field that ends it.
+/// A request head as a browser sends it, without its final empty line.
 pub(crate) fn browser(method: &str, path: &str, port: u16) -> String {
     format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost:{port}\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 \
@@ -36,12 +37,12 @@ pub(crate) struct Get {
     path: String,
 }
 
-pub(crate) struct Getting {
+pub(crate) struct GetUnit {
     client: Secure,
     request: Vec<u8>,
 }
 
-/// The plain request that `wrk` sends, too.
+/// The plain request that `wrk` also sends.
 pub(crate) fn plain(path: &str, port: u16) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n").into_bytes()
 }
@@ -53,28 +54,28 @@ impl Get {
 }
 
 impl Source for Get {
-    type Unit = Getting;
+    type Unit = GetUnit;
 
-    async fn open(&self) -> Result<Getting> {
+    async fn open(&self) -> Result<GetUnit> {
         let (client, _) = Client::connect(&self.connector, self.port).await?;
-        Ok(Getting { client, request: plain(&self.path, self.port) })
+        Ok(GetUnit { client, request: plain(&self.path, self.port) })
     }
 }
 
-impl Unit for Getting {
+impl Unit for GetUnit {
     async fn once(&mut self, meter: &Meter) -> Result<()> {
         self.client.exchange(&self.request, |bytes| meter.moved(bytes)).await.map(drop)
     }
 }
 
-/// POST on a kept connection; the origin says how much it got.
+/// POST on a kept connection. The origin answers with the number of bytes that it received.
 pub(crate) struct Upload {
     connector: TlsConnector,
     port: u16,
     bytes: usize,
 }
 
-pub(crate) struct Uploading {
+pub(crate) struct UploadUnit {
     client: Secure,
     head: Vec<u8>,
     left: usize,
@@ -88,16 +89,16 @@ impl Upload {
 }
 
 impl Source for Upload {
-    type Unit = Uploading;
+    type Unit = UploadUnit;
 
-    async fn open(&self) -> Result<Uploading> {
+    async fn open(&self) -> Result<UploadUnit> {
         let (client, _) = Client::connect(&self.connector, self.port).await?;
         let head = format!(
             "POST /upload HTTP/1.1\r\nHost: localhost:{}\r\nContent-Type: application/octet-stream\r\n\
              Content-Length: {}\r\n\r\n",
             self.port, self.bytes
         );
-        Ok(Uploading {
+        Ok(UploadUnit {
             client,
             head: head.into_bytes(),
             left: self.bytes,
@@ -106,7 +107,7 @@ impl Source for Upload {
     }
 }
 
-impl Unit for Uploading {
+impl Unit for UploadUnit {
     async fn once(&mut self, meter: &Meter) -> Result<()> {
         self.client.send(&self.head).await?;
         let mut left = self.left;
@@ -120,18 +121,18 @@ impl Unit for Uploading {
         if said == self.left.to_string().as_bytes() {
             Ok(())
         } else {
-            Err(wrong("not all bytes arrived"))
+            Err(invalid_data("not all bytes arrived"))
         }
     }
 }
 
-/// A new connection, one request, and its end.
+/// A new connection, one request, and the end of the connection.
 pub(crate) struct Handshake {
     target: Target,
     resume: bool,
 }
 
-pub(crate) struct Shaking {
+pub(crate) struct HandshakeUnit {
     connector: TlsConnector,
     port: u16,
     resume: bool,
@@ -140,33 +141,34 @@ pub(crate) struct Shaking {
 
 impl Handshake {
     pub(crate) fn of(target: &Target, resume: bool) -> std::result::Result<Self, Box<dyn Error>> {
-        // So that a missing CA is noticed once, and first.
+        // Report a missing CA here, once and before any connection.
         connector(target, resume)?;
         Ok(Self { target: target.clone(), resume })
     }
 }
 
 impl Source for Handshake {
-    type Unit = Shaking;
+    type Unit = HandshakeUnit;
 
-    async fn open(&self) -> Result<Shaking> {
-        let mut unit = Shaking {
-            // With tickets of its own: a proxy may give only one at a time.
+    async fn open(&self) -> Result<HandshakeUnit> {
+        let mut unit = HandshakeUnit {
+            // Each connection has a session store of its own, because a proxy may send only one
+            // ticket at a time.
             connector: connector(&self.target, self.resume)
-                .map_err(|error| wrong(error.to_string()))?,
+                .map_err(|error| invalid_data(error.to_string()))?,
             port: self.target.port,
             resume: self.resume,
             request: plain("/1k", self.target.port),
         };
         if unit.resume {
-            // Brings the first ticket.
+            // The first connection brings a ticket.
             unit.connect().await?;
         }
         Ok(unit)
     }
 }
 
-impl Shaking {
+impl HandshakeUnit {
     async fn connect(&mut self) -> Result<(bool, usize)> {
         let (mut client, resumed) = Client::connect(&self.connector, self.port).await?;
         let bytes = client.exchange(&self.request, drop).await?;
@@ -174,11 +176,15 @@ impl Shaking {
     }
 }
 
-impl Unit for Shaking {
+impl Unit for HandshakeUnit {
     async fn once(&mut self, meter: &Meter) -> Result<()> {
         let (resumed, bytes) = self.connect().await?;
         meter.moved(bytes);
-        if resumed == self.resume { Ok(()) } else { Err(wrong(format!("resumed: {resumed}"))) }
+        if resumed == self.resume {
+            Ok(())
+        } else {
+            Err(invalid_data(format!("resumed: {resumed}")))
+        }
     }
 }
 
@@ -189,7 +195,7 @@ pub(crate) struct Echo {
     text: Vec<u8>,
 }
 
-pub(crate) struct Echoing {
+pub(crate) struct EchoUnit {
     client: Secure,
     frame: Vec<u8>,
     length: usize,
@@ -203,21 +209,25 @@ impl Echo {
 }
 
 impl Source for Echo {
-    type Unit = Echoing;
+    type Unit = EchoUnit;
 
-    async fn open(&self) -> Result<Echoing> {
+    async fn open(&self) -> Result<EchoUnit> {
         let (mut client, _) = Client::connect(&self.connector, self.port).await?;
         client.upgrade("/websocket", self.port).await?;
-        Ok(Echoing { client, frame: frame(&self.text), length: self.text.len() })
+        Ok(EchoUnit { client, frame: frame(&self.text), length: self.text.len() })
     }
 }
 
-impl Unit for Echoing {
+impl Unit for EchoUnit {
     async fn once(&mut self, meter: &Meter) -> Result<()> {
         self.client.send(&self.frame).await?;
         let text = self.client.frame().await?;
         meter.moved(text.len());
-        if text.len() == self.length { Ok(()) } else { Err(wrong("not the echo of the message")) }
+        if text.len() == self.length {
+            Ok(())
+        } else {
+            Err(invalid_data("not the echo of the message"))
+        }
     }
 }
 
@@ -227,12 +237,13 @@ pub(crate) struct Polls {
     port: u16,
 }
 
-/// A session: the GET that fetches what the POST before it caused is due at once, so that no poll hangs.
-pub(crate) struct Polling {
+/// A Socket.IO session. The pong that a GET fetches is available at once after the POST with the
+/// ping, so no poll hangs.
+pub(crate) struct PollingSession {
     client: Secure,
     post: Vec<u8>,
     poll: Vec<u8>,
-    asked: bool,
+    pinged: bool,
 }
 
 impl Polls {
@@ -242,66 +253,69 @@ impl Polls {
 }
 
 impl Source for Polls {
-    type Unit = Polling;
+    type Unit = PollingSession;
 
-    async fn open(&self) -> Result<Polling> {
+    async fn open(&self) -> Result<PollingSession> {
         let (client, _) = Client::connect(&self.connector, self.port).await?;
-        Polling::begin(client, self.port).await
+        PollingSession::begin(client, self.port).await
     }
 }
 
-impl Polling {
-    /// Opens a session, as the first request of a Socket.IO client does.
+impl PollingSession {
+    /// Opens a session with the first request of a Socket.IO client.
     pub(crate) async fn begin(mut client: Secure, port: u16) -> Result<Self> {
         let path = "/socket.io/?EIO=3&transport=polling";
         let opened = client.fetch(format!("{}\r\n", browser("GET", path, port)).as_bytes()).await?;
         let opened = String::from_utf8_lossy(&opened);
-        let sid = opened.split('"').nth(3).ok_or_else(|| wrong(format!("no session: {opened}")))?;
+        let sid = opened
+            .split('"')
+            .nth(3)
+            .ok_or_else(|| invalid_data(format!("no session: {opened}")))?;
         let path = format!("{path}&sid={sid}");
         let ping = format!(
             "{}Content-Type: text/plain;charset=UTF-8\r\nContent-Length: 3\r\n\r\n1:2",
             browser("POST", &path, port)
         );
         let poll = format!("{}\r\n", browser("GET", &path, port));
-        Ok(Self { client, post: ping.into_bytes(), poll: poll.into_bytes(), asked: false })
+        Ok(Self { client, post: ping.into_bytes(), poll: poll.into_bytes(), pinged: false })
     }
 }
 
-impl Unit for Polling {
+impl Unit for PollingSession {
     async fn once(&mut self, meter: &Meter) -> Result<()> {
         let (request, expected) =
-            if self.asked { (&self.poll, &b"1:3"[..]) } else { (&self.post, &b"ok"[..]) };
-        self.asked = !self.asked;
+            if self.pinged { (&self.poll, &b"1:3"[..]) } else { (&self.post, &b"ok"[..]) };
+        self.pinged = !self.pinged;
         let said = self.client.fetch(request).await?;
         meter.moved(said.len());
         if said == expected {
             Ok(())
         } else {
-            Err(wrong(format!("{:?}", String::from_utf8_lossy(&said))))
+            Err(invalid_data(format!("{:?}", String::from_utf8_lossy(&said))))
         }
     }
 }
 
-/// CONNECT, a byte there and back, and its end.
+/// CONNECT, a byte in each direction, and the end of the tunnel.
 pub(crate) struct Tunnel {
     pub(crate) port: u16,
     pub(crate) origin: u16,
 }
 
-pub(crate) struct Tunnelling {
+pub(crate) struct TunnelUnit {
     port: u16,
     origin: u16,
 }
 
 impl Source for Tunnel {
-    type Unit = Tunnelling;
+    type Unit = TunnelUnit;
 
-    async fn open(&self) -> Result<Tunnelling> {
-        Ok(Tunnelling { port: self.port, origin: self.origin })
+    async fn open(&self) -> Result<TunnelUnit> {
+        Ok(TunnelUnit { port: self.port, origin: self.origin })
     }
 }
 
-impl Unit for Tunnelling {
+impl Unit for TunnelUnit {
     async fn once(&mut self, meter: &Meter) -> Result<()> {
         let mut tunnel = Client::tunnel(self.port, ORIGIN, self.origin).await?;
         ping(&mut tunnel).await?;
@@ -310,31 +324,31 @@ impl Unit for Tunnelling {
     }
 }
 
-/// A byte to the origin and one back.
+/// Exchanges a byte with the origin.
 pub(crate) async fn ping(tunnel: &mut Client<TcpStream>) -> Result<()> {
     tunnel.send(b"?").await?;
-    if tunnel.take(1).await? == b"!" { Ok(()) } else { Err(wrong("not the origin")) }
+    if tunnel.take(1).await? == b"!" { Ok(()) } else { Err(invalid_data("not the origin")) }
 }
 
-/// Bytes down a tunnel.
+/// A download through a tunnel.
 pub(crate) struct TunnelBulk {
     pub(crate) port: u16,
     pub(crate) origin: u16,
 }
 
-pub(crate) struct Flooding(Client<TcpStream>);
+pub(crate) struct DownloadUnit(Client<TcpStream>);
 
 impl Source for TunnelBulk {
-    type Unit = Flooding;
+    type Unit = DownloadUnit;
 
-    async fn open(&self) -> Result<Flooding> {
-        Ok(Flooding(Client::tunnel(self.port, ORIGIN, self.origin).await?))
+    async fn open(&self) -> Result<DownloadUnit> {
+        Ok(DownloadUnit(Client::tunnel(self.port, ORIGIN, self.origin).await?))
     }
 }
 
-impl Unit for Flooding {
+impl Unit for DownloadUnit {
     async fn once(&mut self, meter: &Meter) -> Result<()> {
-        self.0.send(format!(">{PIECES}").as_bytes()).await?;
-        self.0.skip(PIECES << 20, |bytes| meter.moved(bytes)).await
+        self.0.send(format!(">{DOWNLOAD_MIB}").as_bytes()).await?;
+        self.0.skip(DOWNLOAD_MIB << 20, |bytes| meter.moved(bytes)).await
     }
 }

@@ -1,6 +1,7 @@
-//! pingora as a peer of the bench: TLS on both sides, the same work per request as the other proxies
-//! of `bench/peers/`, and no more. Arguments are `KEY=VALUE`: `listen`, `chain`, `key`, `ca`, `origin` (the
-//! upstream's port), `threads`, and where wanted `routes` (a number), `log` (a file), `scratch` (a directory).
+//! pingora as a peer of the benchmarks: TLS on both sides, and exactly the work per request of the
+//! other proxies in `bench/peers/`. Arguments are `KEY=VALUE`: `listen`, `chain`, `key`, `ca`,
+//! `origin` (the upstream's port), `threads`, and optionally `routes` (a number), `log` (a file),
+//! `scratch` (a directory).
 
 use async_trait::async_trait;
 use pingora_core::listeners::tls::TlsSettings;
@@ -19,21 +20,22 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How long connections may be idle.
-const IDLE: Duration = Duration::from_secs(600);
+/// Idle timeout of client and upstream connections.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What every connection of the proxy shares.
+/// State shared by all connections of the proxy.
 struct Edge {
     origin: SocketAddr,
-    /// First segments of paths, in place of a list that would be walked: pingora leaves routing to its user.
+    /// First segments of the routed paths. A set and not a list, because pingora leaves routing to
+    /// its user.
     routes: HashSet<String>,
-    /// In pieces of 32 KB, as the other proxies' logs are.
+    /// Written in blocks of 32 KB, like the logs of the other proxies.
     log: Option<Mutex<BufWriter<File>>>,
     hasher: (RandomState, RandomState),
     requests: AtomicU64,
 }
 
-/// What a request carries through its life.
+/// State of one request.
 struct Request {
     begun: Instant,
     id: String,
@@ -45,7 +47,7 @@ impl Edge {
         format!("{:016x}{:016x}", self.hasher.0.hash_one(number), self.hasher.1.hash_one(number))
     }
 
-    /// Whether a path has a route; everything goes to the same origin.
+    /// Whether a path has a route. All routes use the same origin.
     fn routed(&self, path: &str) -> bool {
         if !path.starts_with("/r-") {
             return true;
@@ -63,8 +65,9 @@ impl ProxyHttp for Edge {
     }
 
     async fn early_request_filter(&self, session: &mut Session, _: &mut Request) -> Result<()> {
-        // A minute by default, after which it would cut idle WebSockets; the others wait longer, too.
-        session.set_read_timeout(Some(IDLE));
+        // The default of one minute would cut idle WebSockets; the other proxies also have longer
+        // timeouts.
+        session.set_read_timeout(Some(IDLE_TIMEOUT));
         Ok(())
     }
 
@@ -72,9 +75,10 @@ impl ProxyHttp for Edge {
         if !self.routed(session.req_header().uri.path()) {
             return Err(Error::new(ErrorType::HTTPStatus(404)));
         }
-        // Verified against `ca_file` of the server, the name included; HTTP/1.1.
+        // The certificate is verified against the server's `ca_file`, including the name. The
+        // protocol is HTTP/1.1.
         let mut peer = HttpPeer::new(self.origin, true, "localhost".to_owned());
-        peer.options.idle_timeout = Some(IDLE);
+        peer.options.idle_timeout = Some(IDLE_TIMEOUT);
         Ok(Box::new(peer))
     }
 
