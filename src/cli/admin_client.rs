@@ -48,13 +48,13 @@ enum AdminEndpoint {
 
 /// The sockets at which the gateway that runs on `directory` may be, best first.
 fn sockets(directory: &Path) -> impl Iterator<Item = AdminEndpoint> {
-    let said = config::doors(directory, &environment);
+    let said = config::read_admin_addresses(directory, &environment);
     said.socket.into_iter().chain(socket::usual(directory)).map(AdminEndpoint::Socket)
 }
 
 /// Its admin listener, if it has one.
 fn listener(directory: &Path) -> Option<AdminEndpoint> {
-    config::doors(directory, &environment)
+    config::read_admin_addresses(directory, &environment)
         .listen
         .map(|listen| AdminEndpoint::Listener(reachable(listen)))
 }

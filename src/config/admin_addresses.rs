@@ -24,8 +24,8 @@ pub struct AdminAddresses {
 
 /// Reads `[admin]` from the files of `dir`. Never fails; unreadable values are omitted.
 #[must_use]
-pub fn doors(dir: &Path, env: Env<'_>) -> AdminAddresses {
-    let mut doors = AdminAddresses::default();
+pub fn read_admin_addresses(dir: &Path, env: Env<'_>) -> AdminAddresses {
+    let mut addresses = AdminAddresses::default();
     for path in read::list(dir).unwrap_or_default() {
         // Opening a named pipe would block until another process writes into it.
         if !fs::metadata(&path).is_ok_and(|there| there.is_file()) {
@@ -40,10 +40,11 @@ pub fn doors(dir: &Path, env: Env<'_>) -> AdminAddresses {
         };
         let text = |key: &str| admin.get(key).and_then(|value| value.get_ref().as_str());
         let socket = text("socket").filter(|path| path.contains('/'));
-        doors.socket = doors.socket.or(socket.map(|path| dir.join(path)));
-        doors.listen = doors.listen.or(text("listen").and_then(|listen| listen.parse().ok()));
+        addresses.socket = addresses.socket.or(socket.map(|path| dir.join(path)));
+        addresses.listen =
+            addresses.listen.or(text("listen").and_then(|listen| listen.parse().ok()));
     }
-    doors
+    addresses
 }
 
 #[cfg(test)]
@@ -51,16 +52,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_them_in_broken_files() {
+    fn addresses_are_found_in_invalid_files() {
         let dir = tempfile::tempdir().unwrap();
         let env = |name: &str| (name == "PORT").then(|| "9145".to_owned());
         let text = "[admin]\nlisten = \"127.0.0.1:${PORT}\"\nsocket = \"./a.sock\"\n\n[gateway\nworkers = = 2\n";
         fs::write(dir.path().join("a.toml"), text).unwrap();
         fs::write(dir.path().join("b.toml"), b"\xff").unwrap();
         assert!(crate::config::load(dir.path(), &env).is_err());
-        let found = doors(dir.path(), &env);
+        let found = read_admin_addresses(dir.path(), &env);
         assert_eq!(found.listen, Some(SocketAddr::from(([127, 0, 0, 1], 9145))));
         assert_eq!(found.socket, Some(dir.path().join("./a.sock")));
-        assert_eq!(doors(Path::new("/nowhere"), &env), AdminAddresses::default());
+        assert_eq!(read_admin_addresses(Path::new("/nowhere"), &env), AdminAddresses::default());
     }
 }

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_meant() {
+    fn unintended_expansions_are_rejected() {
         let cases = [
             ("${NOT_SET}", ExpandError::Unset("NOT_SET".to_owned())),
             ("$host", ExpandError::Lone),

@@ -30,7 +30,7 @@ mod wording;
 
 use std::path::Path;
 
-pub use admin_addresses::{AdminAddresses, doors};
+pub use admin_addresses::{AdminAddresses, read_admin_addresses};
 pub use checked::*;
 pub use expand::Env;
 pub use outline::Outline;

@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_passwords_and_no_more() {
+    fn only_passwords_are_found() {
         for (text, shown) in [
             ("http://u:p@h:1/x", "http://***@h:1/x"),
             ("a = [\"http://u:p@h\", 'https://u@h']", "a = [\"http://***@h\", 'https://***@h']"),

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_is_meant_and_nothing_else() {
+    fn only_configuration_files_are_read() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["b.toml", "a.toml", ".a.toml", "a.toml~", "a.toml.bak", "#a.toml#", "a.conf"] {
             fs::write(dir.path().join(name), name).unwrap();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn says_which_line_is_not_utf8() {
+    fn the_line_that_is_not_utf8_is_named() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.toml"), b"# one\n# caf\xe9\n").unwrap();
         let mut found = Findings::default();
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_what_it_reads() {
+    fn the_size_of_files_is_limited() {
         let dir = tempfile::tempdir().unwrap();
         let long = vec![b'#'; usize::try_from(MAX_FILE_LEN).unwrap() + 1];
         fs::write(dir.path().join("a.toml"), long).unwrap();

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn describes_what_may_be_written_and_nothing_else() {
+    fn the_schema_describes_keys_without_null() {
         let schema = schema();
         assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
         assert_eq!(schema["additionalProperties"], false);

@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_what_was_meant() {
+    fn the_intended_key_is_found() {
         let known = ["chat-server", "mre", "mre-frontend", "file-engine"];
         let nearest = |name| nearest(name, known);
         assert_eq!(nearest("chat_server"), Some("chat-server"));

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn saying_it_again_after_a_reconnect_says_it_once() {
+    fn a_message_repeated_after_a_reconnect_is_stored_once() {
         let mut chat = Chat::default();
         let (first, second) = (Sid::new(), Sid::new());
         chat.join_customer(first, "key", "Customer");
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_customer_writes_to_no_conversation_but_their_own() {
+    fn a_customer_writes_only_to_their_own_conversation() {
         let mut chat = Chat::default();
         let (one, two) = (Sid::new(), Sid::new());
         let theirs = chat.join_customer(one, "one", "").conversation;
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_not_said() {
+    fn invalid_messages_are_rejected() {
         let mut chat = Chat::default();
         let sid = Sid::new();
         chat.join_customer(sid, "key", "");

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_and_decodes_a_parameter() {
+    fn a_parameter_is_found_and_decoded() {
         let query = Some("hub.mode=subscribe&hub.challenge=11%2F5%zz+a&x");
         assert_eq!(parameter(query, "hub.challenge").as_deref(), Some("11/5%zz+a"));
         assert_eq!(parameter(query, "challenge"), None);

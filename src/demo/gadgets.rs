@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_is_at_the_root_and_below_its_name() {
+    fn a_page_is_served_at_the_root_and_below_its_name() {
         for path in ["/", "/index.html", "/agent-gadget/", "/agent-gadget/index.html"] {
             assert_eq!(find(Component::AgentGadget, path), Some((HTML, AGENT_PAGE)), "{path}");
         }
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn every_asset_a_page_names_is_there_and_relative() {
+    fn every_asset_of_a_page_exists_and_is_relative() {
         for (component, page) in
             [(Component::CustomerGadget, CUSTOMER_PAGE), (Component::AgentGadget, AGENT_PAGE)]
         {

@@ -66,7 +66,7 @@ mod tests {
         Content-Type: text/plain\r\n\r\nfirst\r\n--not b\r\n--b--\r\n";
 
     #[test]
-    fn finds_the_file_among_the_parts() {
+    fn the_file_is_found_among_the_parts() {
         let part = first_file(BODY.as_bytes(), "b").unwrap();
         assert_eq!(part.name, "a b.txt");
         assert_eq!(part.media_type.as_deref(), Some("text/plain"));

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_make_room() {
+    fn the_oldest_files_are_replaced() {
         let store = Store::default();
         let half = Bytes::from(vec![0; MAX_ALL / 2]);
         let first = store.keep("a", "text/plain", half.clone());

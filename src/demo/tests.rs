@@ -88,7 +88,7 @@ fn field<'a>(response: &'a Response<Bytes>, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn every_component_is_well_and_says_who_it_is() {
+async fn every_component_is_healthy_and_names_itself() {
     let world = World::new().await;
     assert_eq!(world.stand_in.addresses().len(), Component::ALL.len());
     for component in Component::ALL {
@@ -100,7 +100,7 @@ async fn every_component_is_well_and_says_who_it_is() {
 }
 
 #[tokio::test]
-async fn tells_exactly_what_arrived() {
+async fn a_request_is_described_exactly_as_it_arrived() {
     let world = World::new().await;
     let mut asked = request(Method::PUT, "/a%2Fb//c/%7e?q=%20+&&x", "body");
     asked.headers_mut().append("x-forwarded-for", "192.0.2.1".parse().unwrap());
@@ -120,7 +120,7 @@ async fn tells_exactly_what_arrived() {
 }
 
 #[tokio::test]
-async fn fails_when_asked_to() {
+async fn a_component_fails_on_request() {
     let world = World::new().await;
     let answer = world.get(Component::Mre, "/api/EWT?answer-with=503").await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -188,7 +188,7 @@ async fn a_file_comes_back_whole_and_in_parts() {
 }
 
 #[tokio::test]
-async fn the_file_engine_refuses_what_it_must() {
+async fn the_file_engine_rejects_unsupported_requests() {
     let world = World::new().await;
     let huge = request(Method::POST, "/api/uploadFileStream", &"x".repeat(42 * 1024 * 1024));
     let address = world.stand_in.address(Component::FileEngine);
@@ -255,7 +255,7 @@ async fn a_customer_writes_and_an_agent_reads() {
 }
 
 #[tokio::test]
-async fn stopping_frees_the_port_and_cuts_what_is_open() {
+async fn stopping_frees_the_port_and_closes_open_connections() {
     let world = World::new().await;
     let address = world.stand_in.address(Component::ChatServer);
     let sid = connect(&world).await;

@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_clients_send() {
+    fn credentials_of_clients_are_parsed() {
         let pair = |user: &str, password: &str| Some((user.to_owned(), password.to_owned()));
         // The example of RFC 7617 section 2.
         let value = "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==";
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_can_be_read() {
+    fn formatted_credentials_can_be_parsed() {
         for (user, password) in [("Aladdin", "open sesame"), ("a", ""), ("a", "b:c"), ("ab", "c£")]
         {
             let basic =
@@ -115,13 +115,13 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
         #[test]
-        fn bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = BasicCredentials::parse(&bytes);
             let _ = BasicCredentials::parse(&[b"Basic ", bytes.as_slice()].concat());
         }
 
         #[test]
-        fn any_pair_comes_through(user in "[^:\\pC]{1,20}", password in proptest::collection::vec(any::<u8>(), 0..50)) {
+        fn any_credentials_can_be_formatted_and_parsed(user in "[^:\\pC]{1,20}", password in proptest::collection::vec(any::<u8>(), 0..50)) {
             let basic = BasicCredentials { user, password };
             prop_assert_eq!(BasicCredentials::parse(basic.to_field().as_bytes()), Some(basic));
         }

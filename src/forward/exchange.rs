@@ -68,7 +68,7 @@ pub(super) async fn serve<T: Io>(
             record.status = answer.status;
             return pass_on(request, &mut sender, record, (&mut exchange, &answer, &timer)).await;
         }
-        Ok(_) => (Reason::UpstreamBadAnswer, Some("101 that was not asked for")),
+        Ok(_) => (Reason::UpstreamBadAnswer, Some("101 without a requested upgrade")),
         Err(ExchangeError::Upstream(failure)) => (failure.reason, failure.detail),
         Err(ExchangeError::Client(reason)) => (reason, None),
     };

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_outlasts_the_errors_of_other_addresses() {
+    fn a_shortage_takes_precedence_over_other_errors() {
         let addr = "127.0.0.1:9".parse().unwrap();
         let error = |code: rustix::io::Errno| {
             DialError::from_connect(io::Error::from_raw_os_error(code.raw_os_error()), addr)

@@ -38,7 +38,7 @@ pub struct WorkerLocal {
     phase: Cell<Phase>,
     spread: Cell<Duration>,
     generation: Cell<u64>,
-    shifts: Cell<u64>,
+    failovers: Cell<u64>,
     open: Cell<usize>,
     emptied: Notify,
 }
@@ -54,7 +54,7 @@ impl WorkerLocal {
             phase: Cell::new(Phase::Serving),
             spread: Cell::new(Duration::ZERO),
             generation: Cell::new(0),
-            shifts: Cell::new(0),
+            failovers: Cell::new(0),
             open: Cell::new(0),
             emptied: Notify::new(),
         })
@@ -100,13 +100,13 @@ impl WorkerLocal {
     /// Number of failover notifications that this worker has received: new work of some upstream
     /// goes to other endpoints than before.
     #[must_use]
-    pub fn shifts(&self) -> u64 {
-        self.shifts.get()
+    pub fn failovers(&self) -> u64 {
+        self.failovers.get()
     }
 
     /// Counts a failover notification and wakes every task that polls a timer.
-    pub fn shifted(&self) {
-        self.shifts.set(self.shifts.get() + 1);
+    pub fn note_failover(&self) {
+        self.failovers.set(self.failovers.get() + 1);
         self.clock.wake_all();
     }
 

@@ -29,7 +29,7 @@ thread_local! {
 #[derive(Debug)]
 pub struct ReadAhead<T = TcpStream> {
     io: T,
-    kept: Option<Box<BufferedBytes>>,
+    buffered: Option<Box<BufferedBytes>>,
     /// The latest read filled its buffer.
     is_bulk: bool,
     /// Read-ahead is disabled.
@@ -47,14 +47,14 @@ struct BufferedBytes {
 impl<T> ReadAhead<T> {
     /// Wraps a socket.
     pub const fn new(io: T) -> Self {
-        Self { io, kept: None, is_bulk: false, is_frugal: false }
+        Self { io, buffered: None, is_bulk: false, is_frugal: false }
     }
 
     /// Disables or enables read-ahead. It is disabled while the reader does not consume the bytes,
     /// because their memory is not counted anywhere.
     pub const fn set_frugal(&mut self, is_frugal: bool) {
         self.is_frugal = is_frugal;
-        if is_frugal && self.kept.is_none() {
+        if is_frugal && self.buffered.is_none() {
             self.is_bulk = false;
         }
     }
@@ -79,19 +79,19 @@ impl<T: AsyncRead + Unpin> ReadAhead<T> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(kept) = &mut self.kept {
-            let until = kept.end.min(kept.at + buffer.remaining());
-            buffer.put_slice(kept.room.get(kept.at..until).unwrap_or_default());
-            kept.at = until;
-            if kept.at == kept.end
-                && let Some(kept) = self.kept.take()
+        if let Some(buffered) = &mut self.buffered {
+            let until = buffered.end.min(buffered.at + buffer.remaining());
+            buffer.put_slice(buffered.room.get(buffered.at..until).unwrap_or_default());
+            buffered.at = until;
+            if buffered.at == buffered.end
+                && let Some(buffered) = self.buffered.take()
             {
-                give_back(kept.room);
+                return_buffer(buffered.room);
                 self.is_bulk &= !self.is_frugal;
             }
             return Poll::Ready(Ok(()));
         }
-        let mut room = spare();
+        let mut room = take_buffer();
         let mut read = ReadBuf::new(&mut room);
         let result = Pin::new(&mut self.io).poll_read(cx, &mut read);
         let end = read.filled().len();
@@ -99,9 +99,9 @@ impl<T: AsyncRead + Unpin> ReadAhead<T> {
         buffer.put_slice(room.get(..at).unwrap_or_default());
         self.is_bulk = end > at;
         if end > at {
-            self.kept = Some(Box::new(BufferedBytes { room, at, end }));
+            self.buffered = Some(Box::new(BufferedBytes { room, at, end }));
         } else {
-            give_back(room);
+            return_buffer(room);
         }
         result
     }
@@ -157,12 +157,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReadAhead<T> {
 }
 
 /// An unused buffer of this thread, or a new one.
-fn spare() -> Box<[u8]> {
+fn take_buffer() -> Box<[u8]> {
     let spare = SPARE_BUFFERS.with_borrow_mut(Vec::pop);
     spare.unwrap_or_else(|| vec![0; MAX_READ_AHEAD].into_boxed_slice())
 }
 
-fn give_back(room: Box<[u8]>) {
+fn return_buffer(room: Box<[u8]>) {
     SPARE_BUFFERS.with_borrow_mut(|spares| {
         if spares.len() < MAX_SPARE_BUFFERS {
             spares.push(room);
@@ -199,7 +199,7 @@ mod tests {
                 got.extend(read(&mut near, FIRST_READ).await);
             }
             assert_eq!(got, bytes(length));
-            assert!(!near.is_bulk && near.kept.is_none(), "{length}");
+            assert!(!near.is_bulk && near.buffered.is_none(), "{length}");
         }
     }
 
@@ -212,11 +212,12 @@ mod tests {
         let (mut got, mut most) = (Vec::new(), 0);
         while got.len() < all.len() {
             got.extend(read(&mut near, 3 * FIRST_READ).await);
-            most = most.max(near.kept.as_ref().map_or(0, |kept| kept.end - kept.at));
+            most =
+                most.max(near.buffered.as_ref().map_or(0, |buffered| buffered.end - buffered.at));
         }
         assert!(got == all, "as it was sent");
         assert!(most > 4 * FIRST_READ, "it was read ahead: {most}");
-        assert!(near.kept.is_none(), "the buffer was returned");
+        assert!(near.buffered.is_none(), "the buffer was returned");
         let waits = poll_fn(|cx| {
             let mut room = [0; FIRST_READ];
             Poll::Ready(
@@ -224,7 +225,7 @@ mod tests {
             )
         });
         assert!(waits.await);
-        assert!(near.kept.is_none() && !near.is_bulk);
+        assert!(near.buffered.is_none() && !near.is_bulk);
     }
 
     #[tokio::test]
@@ -236,7 +237,7 @@ mod tests {
         drop(far);
         let mut got = read(&mut near, 2 * FIRST_READ).await;
         got.extend(read(&mut near, 1).await);
-        assert!(near.kept.is_some());
+        assert!(near.buffered.is_some());
         loop {
             let piece = read(&mut near, 3 * FIRST_READ).await;
             if piece.is_empty() {
@@ -245,6 +246,6 @@ mod tests {
             got.extend(piece);
         }
         assert!(got == all, "as it was sent");
-        assert!(near.kept.is_none());
+        assert!(near.buffered.is_none());
     }
 }

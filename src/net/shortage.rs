@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_run_out_only_where_there_is_an_address_to_connect_from() {
+    fn ports_run_out_only_where_a_source_address_exists() {
         let error = io::Error::from_raw_os_error(Errno::ADDRNOTAVAIL.raw_os_error());
         let loopback = "127.0.0.1:9".parse().unwrap();
         assert_eq!(Shortage::from_connect_error(&error, loopback), Some(Shortage::Ports));

@@ -153,7 +153,7 @@ mod tests {
     use tokio::io::AsyncReadExt as _;
 
     #[tokio::test]
-    async fn sends_staged_bytes_first_and_keeps_what_does_not_fit() {
+    async fn staged_bytes_are_sent_first_and_unsent_bytes_are_kept() {
         let (mut near, mut far) = tokio::io::duplex(4);
         let mut out = WriteBuffer::new();
         out.staged().extend_from_slice(b"head-");

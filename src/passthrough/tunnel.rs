@@ -143,8 +143,8 @@ impl CloseSchedule {
         local: &WorkerLocal,
         passthrough_conn: &PassthroughConn,
     ) -> Poll<()> {
-        let shifts = local.shifts();
-        if self.evaluated.replace(shifts) != Some(shifts) {
+        let failovers = local.failovers();
+        if self.evaluated.replace(failovers) != Some(failovers) {
             match passthrough_conn.place.load().reload_verdict(passthrough_conn) {
                 ReloadVerdict::Superseded(within) => {
                     self.timer.get_or_insert_with(|| {

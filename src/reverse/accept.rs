@@ -37,9 +37,9 @@ impl Acceptor for ReverseService {
         let balancers = virtual_server.proxy_protocol.as_ref();
         match AdmittedConn::new(&self.admission, peer, limits, balancers, &virtual_server.metrics) {
             Ok(admitted) => {
-                let own = Rc::clone(self);
+                let service = Rc::clone(self);
                 self.worker.local.spawn(async move {
-                    connection(own, virtual_server, stream, (peer, admitted)).await;
+                    connection(service, virtual_server, stream, (peer, admitted)).await;
                 });
             }
             Err(reason) => {

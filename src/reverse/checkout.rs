@@ -39,7 +39,7 @@ pub(super) struct Checkout<'a> {
     /// The request may be sent again if an idle connection proves to be closed.
     pub(super) repeats: bool,
     /// Set if the request is for the self-test.
-    pub(super) own: Option<SelfTestRequest<'a>>,
+    pub(super) self_test: Option<SelfTestRequest<'a>>,
 }
 
 /// Client information that is sent to the upstream in the PROXY header.
@@ -185,8 +185,8 @@ pub(super) async fn acquire(
     checkout: Checkout<'_>,
 ) -> Result<CheckedOut, CheckoutError> {
     let (upstream, _) = checkout.to;
-    if let (Some(own), Some(endpoint)) = (&checkout.own, upstream.endpoints.first()) {
-        let connection = self_test::connect(worker, checkout.head, own)?;
+    if let (Some(request), Some(endpoint)) = (&checkout.self_test, upstream.endpoints.first()) {
+        let connection = self_test::connect(worker, checkout.head, request)?;
         let (session_hint, cookie) = (SessionHint::Nothing, None);
         let (endpoint, idle) = (Arc::clone(endpoint), None);
         let selected = SelectedEndpoint {
@@ -223,9 +223,9 @@ async fn find(worker: &Rc<Worker>, checkout: &Checkout<'_>) -> Result<CheckedOut
     let cookie = cookie.and_then(|cookie| cookie.of(checkout.head));
     let known = |id| SessionHint::Known(upstream.upstream_state.sessions.key(id));
     if let SessionUse::Of(id) = session
-        && let Some(seat) = upstream.seat(id, cookie)
+        && let Some(affinity) = upstream.seat(id, cookie)
     {
-        let (at, session_hint) = match seat {
+        let (at, session_hint) = match affinity {
             Affinity::At(index, endpoint) => ((index, endpoint), SessionHint::Nothing),
             Affinity::FromCookie(index, endpoint) => ((index, endpoint), known(id)),
             Affinity::Gone => return Err(Reason::SessionLost.into()),
@@ -270,9 +270,15 @@ async fn try_one(
         Some(key) => endpoint.identity ^ Rotation::choice(&endpoint.addresses.load(), key),
         None => endpoint.identity,
     };
-    let (own, idle) = (Arc::clone(endpoint), None);
-    let mut selected =
-        SelectedEndpoint { endpoint: own, identity, index, idle, session_hint, cookie };
+    let idle = None;
+    let mut selected = SelectedEndpoint {
+        endpoint: Arc::clone(endpoint),
+        identity,
+        index,
+        idle,
+        session_hint,
+        cookie,
+    };
     let ends = upstream.announces.then_some(checkout.client.ends);
     let kept = match (checkout.fresh, checkout.repeats) {
         (true, _) => None,
@@ -300,8 +306,8 @@ async fn try_one(
     let connecting = connect(endpoint, key, upstream.limits.connect, &first);
     let stream = failover::try_one(checkout.to, (index, endpoint), connecting).await?;
     drop(permit);
-    let (seat, ends) = (Some(counters.open_connection()), ends.map(Box::new));
-    let connection = PooledConn { stream, reused: false, seat, ends };
+    let (gauge, ends) = (Some(counters.open_connection()), ends.map(Box::new));
+    let connection = PooledConn { stream, reused: false, seat: gauge, ends };
     Ok(CheckedOut { connection, selected, reserved: None })
 }
 
@@ -356,7 +362,8 @@ impl SelectedEndpoint {
     /// The `Set-Cookie` with the sticky cookie, if the client has no current one for this endpoint.
     pub(super) fn sticky_cookie(&self, upstream: &Upstream) -> Option<String> {
         let cookie = upstream.policy.cookie.as_ref().filter(|_| upstream.endpoints.len() > 1)?;
-        let is_current = self.cookie.is_some_and(|seat| seat.index == self.index && !seat.stale);
+        let is_current =
+            self.cookie.is_some_and(|target| target.index == self.index && !target.stale);
         if is_current { None } else { cookie.set(self.index) }
     }
 

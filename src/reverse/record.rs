@@ -67,7 +67,7 @@ pub(super) struct RequestLog {
     pub(super) admitted: Option<Use>,
     reserved: Option<Use>,
     /// For a tunnel: counts the upstream connection.
-    seat: Option<ConnGauge>,
+    conn_gauge: Option<ConnGauge>,
     /// Number of the tunnel in the worker's registry.
     listed: Option<u64>,
     /// Code of the Close frame that the gateway sent to the client of a WebSocket.
@@ -156,7 +156,7 @@ impl RequestLog {
             connected: Duration::ZERO,
             first_byte: None,
             tunnel: None,
-            seat: None,
+            conn_gauge: None,
             listed: None,
             close_code: None,
             probe: None,
@@ -167,10 +167,10 @@ impl RequestLog {
     /// Records the route.
     pub(super) fn on_route(&mut self, route: &CompiledRoute) {
         if let Some(probe) = &self.probe
-            && let Some(way) = route.action.proxy_target()
-            && let Some(sessions) = &way.sessions
+            && let Some(proxy_target) = route.action.proxy_target()
+            && let Some(sessions) = &proxy_target.sessions
         {
-            probe.set_route(sessions, way.first_byte);
+            probe.set_route(sessions, proxy_target.first_byte);
         }
         let route = &route.account;
         route.metrics.in_flight.inc();
@@ -215,15 +215,15 @@ impl RequestLog {
 
     /// Turns the record of a request into that of its tunnel, whose end is recorded later. `seat`
     /// counts the upstream connection.
-    pub(super) fn into_tunnel(mut self, seat: Option<ConnGauge>) -> Self {
+    pub(super) fn into_tunnel(mut self, conn_gauge: Option<ConnGauge>) -> Self {
         self.report(RequestProbe::switched);
         self.tunnel = Some(WebSocketClose::Unknown);
-        self.seat = seat;
-        if let Some(asked) = &mut self.request {
+        self.conn_gauge = conn_gauge;
+        if let Some(request) = &mut self.request {
             // Copied, because slices would keep the whole head in memory while the tunnel is open.
-            asked.host = Bytes::copy_from_slice(&asked.host);
-            asked.target = Bytes::copy_from_slice(&asked.target);
-            for field in [&mut asked.agent, &mut asked.referrer] {
+            request.host = Bytes::copy_from_slice(&request.host);
+            request.target = Bytes::copy_from_slice(&request.target);
+            for field in [&mut request.agent, &mut request.referrer] {
                 *field = field.take().map(|value| Bytes::copy_from_slice(&value));
             }
         }
@@ -237,11 +237,11 @@ impl RequestLog {
     /// Whether the tunnel may continue: today it would be forwarded to the same endpoint, and its
     /// client's handshake would succeed.
     pub(super) fn standing(&self, virtual_server: &VirtualServer) -> Standing {
-        let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else {
+        let (Some(request), Some(upstream)) = (&self.request, &self.upstream) else {
             return Standing::Stays;
         };
-        let asked = (&*asked.host, &*asked.target);
-        if !virtual_server.still_carries(asked, upstream, self.endpoint.as_deref()) {
+        let request = (&*request.host, &*request.target);
+        if !virtual_server.still_carries(request, upstream, self.endpoint.as_deref()) {
             return Standing::Forbidden;
         }
         if virtual_server.accepts(&self.client_conn.handshake) {
@@ -253,13 +253,13 @@ impl RequestLog {
 
     /// Adds the tunnel to the worker's registry. `place` holds the virtual server of its listener.
     pub(super) fn list(&mut self, place: &Arc<ArcSwap<VirtualServer>>) {
-        let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else { return };
+        let (Some(request), Some(upstream)) = (&self.request, &self.upstream) else { return };
         self.listed = Some(self.worker.tunnels.add(TunnelInfo {
             place: Arc::clone(place),
             names: Arc::clone(&self.names),
             route: self.route.clone(),
-            host: asked.host.clone(),
-            target: asked.target.clone(),
+            host: request.host.clone(),
+            target: request.target.clone(),
             upstream: Arc::clone(upstream),
             endpoint: self.endpoint.clone(),
             handshake: self.client_conn.handshake.clone(),
@@ -319,7 +319,7 @@ impl RequestLog {
 
     /// Whether the method is HEAD.
     pub(super) fn is_head(&self) -> bool {
-        self.request.as_ref().is_some_and(|asked| asked.method == http::Method::HEAD)
+        self.request.as_ref().is_some_and(|request| request.method == http::Method::HEAD)
     }
 
     fn count(&self) {
@@ -411,15 +411,15 @@ impl LogEvent for RequestLog {
             }
             None => {}
         }
-        if let Some(asked) = &self.request {
-            line.text(Key::Method, asked.method.as_str().as_bytes());
-            line.text(Key::Host, &asked.host);
-            line.target(Key::Path, &asked.target);
-            line.text(Key::Protocol, asked.version.as_str().as_bytes());
-            if let Some(agent) = &asked.agent {
+        if let Some(request) = &self.request {
+            line.text(Key::Method, request.method.as_str().as_bytes());
+            line.text(Key::Host, &request.host);
+            line.target(Key::Path, &request.target);
+            line.text(Key::Protocol, request.version.as_str().as_bytes());
+            if let Some(agent) = &request.agent {
                 line.text(Key::Agent, agent);
             }
-            if let Some(referrer) = &asked.referrer {
+            if let Some(referrer) = &request.referrer {
                 line.target(Key::Referrer, referrer);
             }
         }

@@ -30,11 +30,12 @@ pub(super) fn spawn<T: Io>(
     idle: Duration,
     (mut record, admitted): (Box<RequestLog>, Option<AdmittedConn>),
 ) {
-    let own = Rc::clone(service);
+    let task_service = Rc::clone(service);
     record.list(&service.virtual_server);
     service.worker.local.spawn(async move {
-        let owner = WebSocketTunnel { record: &record, service: &own };
-        let summary = relay_websocket(&own.worker.local, client, upstream, idle, &owner).await;
+        let owner = WebSocketTunnel { record: &record, service: &task_service };
+        let summary =
+            relay_websocket(&task_service.worker.local, client, upstream, idle, &owner).await;
         record.close_code = summary.close_code;
         record.request_bytes = summary.a_to_b;
         record.response_bytes = summary.b_to_a;

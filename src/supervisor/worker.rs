@@ -127,7 +127,7 @@ async fn work(mut args: WorkerArgs) {
                 worker.pool.keep(&endpoints);
                 local.reloaded();
             }
-            Some(WorkerCommand::Shifted) => local.shifted(),
+            Some(WorkerCommand::Shifted) => local.note_failover(),
             Some(WorkerCommand::Snapshot(answer)) => {
                 let snapshot = WorkerSnapshot {
                     tunnels: worker.tunnels.all(),

@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_no_request_can_match() {
+    fn paths_that_no_request_can_match_are_rejected() {
         for text in [
             "", "a", "/%61", "/a?b", "/a#b", "/a b", "/a//b", "/../a", "/a/.", "/a*", "^/a",
             "/a\\b", "/a;b",

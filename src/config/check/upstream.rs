@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_an_endpoint() {
+    fn invalid_endpoints_are_rejected() {
         for text in [
             "10.0.0.5:8444",
             "wss://a:1",

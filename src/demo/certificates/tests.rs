@@ -8,7 +8,7 @@ fn contents(set: &DevelopmentCertificates) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_good_set_is_left_untouched() {
+fn a_valid_set_is_left_untouched() {
     let world = tempfile::tempdir().unwrap();
     let first = ensure(world.path()).unwrap();
     let written = contents(&first);
@@ -17,7 +17,7 @@ fn a_good_set_is_left_untouched() {
 }
 
 #[test]
-fn keys_are_for_their_owner_only() {
+fn keys_are_readable_by_their_owner_only() {
     let world = tempfile::tempdir().unwrap();
     let set = ensure(world.path()).unwrap();
     for pair in [&set.gateway, &set.gateway_rsa, &set.components, &set.client] {
@@ -35,7 +35,7 @@ fn the_key_of_the_authority_is_not_kept() {
 }
 
 #[test]
-fn a_set_that_is_not_whole_is_replaced() {
+fn an_incomplete_set_is_replaced() {
     let world = tempfile::tempdir().unwrap();
     let set = ensure(world.path()).unwrap();
     let before = contents(&set);
@@ -58,7 +58,7 @@ fn a_set_that_is_not_whole_is_replaced() {
 }
 
 #[test]
-fn refuses_to_overwrite_what_is_not_ours() {
+fn foreign_files_are_not_overwritten() {
     for name in ["gateway.crt", "gateway.key", "ca.crt"] {
         let world = tempfile::tempdir().unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
@@ -81,7 +81,7 @@ fn refuses_to_overwrite_what_is_not_ours() {
 }
 
 #[test]
-fn every_certificate_says_what_it_is() {
+fn every_certificate_is_marked_as_a_development_certificate() {
     use rustls_pki_types::CertificateDer;
     use rustls_pki_types::pem::PemObject;
     use x509_parser::prelude::{FromDer, X509Certificate};

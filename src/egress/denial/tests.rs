@@ -31,7 +31,7 @@ fn rules() -> EgressPolicy {
 }
 
 #[test]
-fn every_denial_says_what_to_write_and_where() {
+fn every_denial_names_the_setting_and_its_file() {
     let policy = rules();
     let (inside, outside) = (client("10.0.0.5"), client("192.0.2.7"));
     let user = EgressClient { user: Some("ccm"), ..outside };
@@ -103,7 +103,7 @@ fn every_denial_says_what_to_write_and_where() {
 }
 
 #[test]
-fn a_denial_reads_like_this() {
+fn a_denial_has_the_documented_text() {
     let policy = rules();
     let client = client("10.0.0.5");
     let destination = to("api.twilio.com:8443");
@@ -122,7 +122,7 @@ id           01J
 }
 
 #[test]
-fn programs_get_the_same() {
+fn a_denial_as_json_has_the_same_content() {
     let policy = rules();
     let client = client("10.0.0.5");
     let denial = denied(&policy, &client, "example.org:443");
@@ -136,7 +136,7 @@ fn programs_get_the_same() {
 }
 
 #[test]
-fn what_the_guard_bars_is_told_with_what_would_open_it() {
+fn a_barred_address_is_reported_with_the_entry_that_allows_it() {
     let policy = rules();
     let rule = &policy.rules()[0];
     let (client, destination) = (client("10.0.0.5"), to("api.twilio.com:443"));

@@ -16,7 +16,7 @@ fn judged(rule: &EgressRule, ip: &str) -> Result<String, String> {
 }
 
 #[test]
-fn a_block_is_listed_by_naming_it_or_a_part_of_it() {
+fn a_block_is_listed_by_its_name_or_a_part_of_it() {
     for (listed, ip, open) in [
         ("10.0.0.0/8", "10.1.2.3", true),
         ("10.1.2.3/32", "10.1.2.3", true),
@@ -38,7 +38,7 @@ fn a_block_is_listed_by_naming_it_or_a_part_of_it() {
 }
 
 #[test]
-fn says_what_is_barred_and_what_would_open_it() {
+fn barred_addresses_have_an_entry_that_allows_them() {
     let nothing = under(&[], &[]);
     assert_eq!(
         judged(&nothing, "10.1.2.3").unwrap_err(),
@@ -75,7 +75,7 @@ fn a_wildcard_listener_is_every_address_of_this_host() {
 }
 
 #[test]
-fn an_own_listener_opens_only_when_its_address_is_listed() {
+fn an_own_listener_is_allowed_only_if_its_address_is_listed() {
     let own = |may_be_listed| OwnAddress { address: "8.8.8.8:443".parse().unwrap(), may_be_listed };
     let ip = "8.8.8.8".parse().unwrap();
     let check = |rule: &EgressRule, may_be_listed| {
@@ -88,7 +88,7 @@ fn an_own_listener_opens_only_when_its_address_is_listed() {
 }
 
 #[test]
-fn behind_a_translator_of_ones_own_the_address_inside_counts() {
+fn an_address_of_a_configured_translator_counts_as_the_embedded_one() {
     let prefixes = ["64:ff9b::/96", "2001:db8:64::/48", "fd00:64::/96"];
     let guard = Guard::new(Vec::new())
         .behind(prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect());

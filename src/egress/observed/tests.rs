@@ -23,7 +23,7 @@ fn some() -> Observations {
 }
 
 #[test]
-fn counts_per_client_and_destination() {
+fn observations_are_counted_per_client_and_destination() {
     let report = some().report();
     let cdn = report.sightings.iter().find(|sighting| sighting.host == "cdn.example.com").unwrap();
     assert_eq!((cdn.count, cdn.port), (2, 443));
@@ -34,7 +34,7 @@ fn counts_per_client_and_destination() {
 }
 
 #[test]
-fn suggests_rules_that_say_what_was_seen() {
+fn suggested_rules_list_the_observed_destinations() {
     let expected = "\
 # Seen in report mode, and not allowed by any rule. Read it before you use it: what a client
 # asked for is not yet what it should be allowed to have.
@@ -77,7 +77,7 @@ allow = [
 }
 
 #[test]
-fn what_is_suggested_is_a_configuration() {
+fn suggested_rules_are_a_valid_configuration() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("users"), "").unwrap();
     let listener =
@@ -99,7 +99,7 @@ fn what_is_suggested_is_a_configuration() {
 }
 
 #[test]
-fn is_bounded_and_says_when_it_is_full() {
+fn the_number_of_observations_is_limited() {
     let seen = Observations::default();
     let client = client("10.0.0.5");
     for number in 0..MAX_OBSERVATIONS + 7 {

@@ -18,7 +18,7 @@ fn said(line: &str) -> String {
 }
 
 #[test]
-fn verifies_what_htpasswd_and_openssl_write() {
+fn hashes_of_htpasswd_and_openssl_are_verified() {
     let users = users(&[
         "# users of the proxy".to_owned(),
         format!("ccm:{}", bcrypt("geheim")),
@@ -44,7 +44,7 @@ fn verifies_what_htpasswd_and_openssl_write() {
 }
 
 #[test]
-fn an_answer_is_remembered_for_a_while_right_or_wrong() {
+fn right_and_wrong_results_are_cached_for_a_while() {
     let users = users(&[format!("ccm:{}", bcrypt("geheim"))]);
     let now = Instant::now();
     assert_eq!(users.known("ccm", b"geheim", now), None);
@@ -58,7 +58,7 @@ fn an_answer_is_remembered_for_a_while_right_or_wrong() {
 }
 
 #[test]
-fn guessing_does_not_push_out_who_is_logged_in() {
+fn guesses_do_not_evict_users_who_are_logged_in() {
     let users = users(&[format!("ccm:{}", bcrypt("geheim"))]);
     assert!(users.verify("ccm", b"geheim"));
     let now = Instant::now();
@@ -93,7 +93,7 @@ fn a_right_pair_is_known_for_as_long_as_it_is_used() {
 }
 
 #[test]
-fn an_unknown_user_is_given_a_hash_to_fail_against() {
+fn an_unknown_user_is_verified_against_some_hash() {
     let users = users(&[format!("ccm:{}", bcrypt("geheim"))]);
     // Even with the right password of the substituted user.
     assert!(!users.verify("nobody", b"geheim"));

@@ -19,14 +19,14 @@ fn said(policy: &EgressPolicy, client: &EgressClient<'_>, destination: &str) -> 
 }
 
 #[test]
-fn what_no_rule_allows_is_denied() {
+fn a_destination_without_a_rule_is_denied() {
     let empty = EgressPolicy::new(Vec::new());
     assert_eq!(said(&empty, &client("10.0.0.1"), "example.com:443"), "egress_denied");
     assert_eq!(said(&empty, &client("10.0.0.1"), "8.8.8.8:443"), "egress_literal");
 }
 
 #[test]
-fn names_are_matched_whole_or_below() {
+fn names_match_exactly_or_as_subdomains() {
     let policy = policy(vec![
         rule("exact", &["api.twilio.com"]),
         rule("below", &["*.fbcdn.net"]),
@@ -70,7 +70,7 @@ fn addresses_need_a_rule_of_their_own() {
 }
 
 #[test]
-fn a_denial_wins_wherever_it_stands() {
+fn a_denying_rule_takes_precedence_in_any_position() {
     let policy = policy(vec![
         rule("all", &["*.example.com"]),
         ForwardRule {
@@ -86,7 +86,7 @@ fn a_denial_wins_wherever_it_stands() {
 }
 
 #[test]
-fn the_nearest_miss_is_the_one_that_is_told() {
+fn the_denial_names_the_rule_nearest_to_applying() {
     let files = ForwardRule {
         clients: networks(&["10.0.0.5/32"]),
         connect_ports: vec![443],
@@ -123,7 +123,7 @@ fn the_nearest_miss_is_the_one_that_is_told() {
 }
 
 #[test]
-fn a_rule_holds_from_its_first_moment_up_to_its_last() {
+fn a_rule_is_valid_from_its_start_until_its_end() {
     let at = |text: &str| -> Timestamp { text.parse().unwrap() };
     let policy = policy(vec![ForwardRule {
         from: Some(at("2026-01-01T00:00:00Z")),
@@ -147,7 +147,7 @@ fn a_rule_holds_from_its_first_moment_up_to_its_last() {
 }
 
 #[test]
-fn everything_a_rule_says_about_its_clients_must_hold() {
+fn all_client_conditions_of_a_rule_must_match() {
     let policy = policy(vec![ForwardRule {
         clients: networks(&["10.0.0.0/8"]),
         users: vec!["ccm".to_owned()],
@@ -174,7 +174,7 @@ fn everything_a_rule_says_about_its_clients_must_hold() {
 }
 
 #[test]
-fn report_mode_lets_through_and_tells() {
+fn report_mode_allows_and_reports() {
     let policy = policy(vec![
         ForwardRule {
             clients: networks(&["10.0.0.5/32"]),
@@ -201,7 +201,7 @@ fn report_mode_lets_through_and_tells() {
 }
 
 #[test]
-fn report_mode_for_users_asks_who_it_is() {
+fn report_mode_for_users_requires_a_login() {
     let policy = policy(vec![ForwardRule {
         users: vec!["fe".to_owned()],
         mode: RuleMode::Report,
@@ -217,7 +217,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn the_index_finds_what_a_look_at_every_line_finds(
+    fn the_index_finds_the_same_rules_as_a_linear_search(
         lists in proptest::collection::vec(proptest::collection::vec(
             "(\\*\\.)?[ab](\\.[ab]){0,3}|10\\.[01]\\.0\\.0/16|10\\.0\\.0\\.[0-3]", 0..6), 0..6),
         host in "[ab](\\.[ab]){0,4}|10\\.[0-2]\\.0\\.[0-4]",
@@ -247,7 +247,7 @@ proptest! {
 }
 
 #[test]
-fn how_many_names_there_are_makes_no_difference() {
+fn the_number_of_names_does_not_affect_the_cost() {
     let names = |from: usize, to: usize| -> Vec<String> {
         (from..to).map(|n| format!("host-{n}.example-{}.com", n % 100)).collect()
     };
@@ -305,7 +305,7 @@ fn ports_of_urls_open_no_tunnels() {
 }
 
 #[test]
-fn credentials_are_looked_at_only_where_a_rule_asks() {
+fn credentials_matter_only_where_a_rule_needs_them() {
     let users = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let inside = || networks(&["10.0.0.0/8"]);
     let policy = policy(vec![

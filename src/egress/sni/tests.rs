@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn the_name_is_compared_with_what_was_asked_for() {
+fn the_server_name_is_compared_with_the_requested_host() {
     let hello = |sni: Option<&str>| {
         HelloProgress::Hello(ClientHello { sni: sni.map(str::to_owned), ech: false })
     };
@@ -74,7 +74,7 @@ fn the_name_is_compared_with_what_was_asked_for() {
 }
 
 #[test]
-fn an_encrypted_hello_is_judged_besides_the_name() {
+fn an_encrypted_hello_is_checked_in_addition_to_the_name() {
     let destination = Destination::parse(b"a.com:443", None).unwrap();
     let said =
         |name: &str, ech| HelloProgress::Hello(ClientHello { sni: Some(name.to_owned()), ech });

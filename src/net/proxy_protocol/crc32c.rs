@@ -37,7 +37,7 @@ mod tests {
 
     /// The examples of RFC 3720 appendix B.4.
     #[test]
-    fn agrees_with_the_published_examples() {
+    fn checksums_match_the_published_examples() {
         let ascending: Vec<u8> = (0..32).collect();
         assert_eq!(checksum(&[&[0; 32]]), 0x8a91_36aa);
         assert_eq!(checksum(&[&[0xff; 32]]), 0x62a8_ab43);

@@ -217,7 +217,7 @@ fn version_2_is_refused_unless_it_matches_exactly() {
 }
 
 #[test]
-fn fields_are_found_and_unknown_ones_passed_over() {
+fn tlvs_are_found_and_unknown_ones_are_skipped() {
     let fields = [
         &[4, 0, 2, 9, 9][..],         // NOOP
         &[0x20, 0, 5, 1, 0, 0, 0, 0], // SSL
@@ -235,7 +235,7 @@ fn fields_are_found_and_unknown_ones_passed_over() {
 }
 
 #[test]
-fn a_header_goes_in_one_segment_whatever_it_carries() {
+fn a_header_always_fits_into_one_segment() {
     let (source, destination) =
         ("[2001:db8::1]:1".parse().unwrap(), "[2001:db8::2]:2".parse().unwrap());
     let long = [b'a'; MAX_TLV_VALUE];
@@ -253,7 +253,7 @@ fn a_header_goes_in_one_segment_whatever_it_carries() {
 }
 
 #[test]
-fn what_is_the_gateways_own_says_so() {
+fn headers_of_own_connections_are_local() {
     let mut out = Vec::new();
     announce_own(&mut out);
     assert_eq!(out.len(), v2::FIXED_LEN);
@@ -261,7 +261,7 @@ fn what_is_the_gateways_own_says_so() {
 }
 
 #[test]
-fn addresses_of_two_families_go_as_ipv6() {
+fn addresses_of_two_families_are_written_as_ipv6() {
     let mut out = Vec::new();
     let source = "192.0.2.7:1".parse().unwrap();
     let destination = "[2001:db8::2]:2".parse().unwrap();
@@ -291,7 +291,7 @@ proptest! {
     /// Parsing never panics, never consumes too much, and does not depend on how the bytes are
     /// split.
     #[test]
-    fn any_bytes_are_judged_alike_however_they_come(bytes in near_headers(), cut in any::<prop::sample::Index>()) {
+    fn parsing_does_not_depend_on_how_bytes_are_split(bytes in near_headers(), cut in any::<prop::sample::Index>()) {
         let whole = read(&bytes);
         prop_assert_eq!(drip(&bytes), whole.clone());
         let mut reader = HeaderReader::new();
@@ -309,7 +309,7 @@ proptest! {
 
     /// A written header is parsed again, to its last byte and no further.
     #[test]
-    fn what_is_announced_is_read_back(
+    fn a_written_header_is_parsed_again(
         source in any::<SocketAddr>(),
         destination in any::<SocketAddr>(),
         id in prop::collection::vec(any::<u8>(), 0..=128),
@@ -335,7 +335,7 @@ proptest! {
 
     /// The checksum detects any damaged bit of the addresses or fields.
     #[test]
-    fn a_damaged_header_is_not_believed(at in 16_usize..28, bit in 0_u32..8) {
+    fn a_damaged_header_is_rejected(at in 16_usize..28, bit in 0_u32..8) {
         let (source, destination) = ("192.0.2.7:1".parse().unwrap(), "192.0.2.8:2".parse().unwrap());
         let mut bytes = Vec::new();
         announce(&mut bytes, &RelayedConn { source, destination, tlvs: &[] });
@@ -354,7 +354,7 @@ async fn connection() -> (TcpStream, TcpStream) {
 }
 
 #[tokio::test]
-async fn what_follows_the_header_is_left_on_the_socket() {
+async fn bytes_after_the_header_stay_on_the_socket() {
     for header in [&b"PROXY TCP4 192.0.2.7 198.51.100.9 1 2\r\n"[..], &header(0x21, 0x11, IPV4)] {
         let (mut client, mut accepted) = connection().await;
         client.write_all(&[header, b"\x16\x03\x01 and so on"].concat()).await.unwrap();
@@ -370,7 +370,7 @@ async fn what_follows_the_header_is_left_on_the_socket() {
 }
 
 #[tokio::test]
-async fn a_header_may_come_byte_by_byte_or_not_at_all() {
+async fn a_header_may_arrive_byte_by_byte_or_never() {
     let (mut client, mut accepted) = connection().await;
     client.set_nodelay(true).unwrap();
     let sending = async {

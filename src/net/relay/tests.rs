@@ -15,7 +15,7 @@ fn side<T>(io: T, early: &'static [u8]) -> RelaySide<T> {
 }
 
 #[test]
-fn carries_early_bytes_first_and_half_closes() {
+fn early_bytes_are_sent_first_and_half_close_is_forwarded() {
     run(async {
         let local = WorkerLocal::new();
         let (mut client, a) = tokio::io::duplex(7);
@@ -45,7 +45,7 @@ fn carries_early_bytes_first_and_half_closes() {
 }
 
 #[test]
-fn ends_when_nothing_moves() {
+fn a_relay_ends_when_it_is_idle() {
     run(async {
         let local = WorkerLocal::new();
         tokio::task::spawn_local(local.clock.clone().run());
@@ -65,7 +65,7 @@ fn ends_when_nothing_moves() {
 }
 
 #[test]
-fn tunnels_close_one_after_another_while_draining() {
+fn tunnels_close_at_different_times_while_draining() {
     run(async {
         let local = WorkerLocal::new();
         tokio::task::spawn_local(local.clock.clone().run());
@@ -104,7 +104,7 @@ fn tunnels_close_one_after_another_while_draining() {
 }
 
 #[test]
-fn ends_when_the_worker_cuts() {
+fn a_relay_ends_when_the_worker_cuts() {
     run(async {
         let local = WorkerLocal::new();
         let (_client, a) = tokio::io::duplex(64);
@@ -168,15 +168,15 @@ mod websocket {
     const ANSWER: &[u8] = b"\x88\x82\0\0\0\0\x03\xf0";
 
     #[test]
-    fn both_sides_are_told_and_answer() {
+    fn both_sides_get_a_close_frame_and_answer() {
         run(async {
             let mut on = joined(64);
             on.client.write_all(b"\x81\x82\0\0\0\0hi").await.unwrap();
             settle().await;
             on.local.reloaded();
-            let mut told = [0; 10];
-            on.client.read_exact(&mut told).await.unwrap();
-            assert_eq!(told, POLICY);
+            let mut received = [0; 10];
+            on.client.read_exact(&mut received).await.unwrap();
+            assert_eq!(received, POLICY);
             let mut seen = [0; 8 + 14];
             on.server.read_exact(&mut seen).await.unwrap();
             assert_eq!(seen[..10], *b"\x81\x82\0\0\0\0hi\x88\x88");
@@ -194,7 +194,7 @@ mod websocket {
     }
 
     #[test]
-    fn the_rest_of_a_frame_goes_first_and_nothing_after_it() {
+    fn a_close_frame_follows_the_rest_of_a_frame_and_nothing_follows_it() {
         let whole = b"\x01\x83\x01\x02\x03\x04abc";
         for cut in 1..whole.len() {
             run(async move {
@@ -224,7 +224,7 @@ mod websocket {
     }
 
     #[test]
-    fn a_frame_that_never_ends_is_cut_without_a_close() {
+    fn an_unfinished_frame_is_cut_without_a_close_frame() {
         run(async {
             let mut on = joined(64);
             on.server.write_all(&[0x82, 100, 1, 2, 3]).await.unwrap();
@@ -239,7 +239,7 @@ mod websocket {
     }
 
     #[test]
-    fn what_is_no_frame_is_closed_as_it_stands() {
+    fn a_stream_without_valid_frames_gets_no_close_frame() {
         run(async {
             let mut on = joined(64);
             on.server.write_all(b"hello").await.unwrap();
@@ -255,7 +255,7 @@ mod websocket {
     }
 
     #[test]
-    fn who_has_closed_already_is_not_told_again() {
+    fn a_side_that_has_closed_gets_no_close_frame() {
         run(async {
             let mut on = joined(64);
             on.server.write_all(b"\x88\x02\x03\xe8").await.unwrap();
@@ -270,7 +270,7 @@ mod websocket {
     }
 
     #[test]
-    fn who_does_not_answer_is_waited_for_a_moment() {
+    fn a_side_that_does_not_answer_is_waited_for_briefly() {
         run(async {
             let on = joined(64);
             settle().await;
@@ -284,7 +284,7 @@ mod websocket {
     }
 
     #[test]
-    fn who_takes_nothing_is_not_waited_for_longer() {
+    fn a_side_that_does_not_read_is_not_waited_for_longer() {
         run(async {
             let mut on = joined(8);
             on.server.write_all(&[&[0x82, 20][..], &[5; 20]].concat()).await.unwrap();
@@ -299,7 +299,7 @@ mod websocket {
     }
 
     #[test]
-    fn a_worker_that_cuts_still_says_so() {
+    fn a_worker_that_cuts_still_sends_close_frames() {
         run(async {
             let on = joined(64);
             settle().await;
@@ -312,7 +312,7 @@ mod websocket {
     }
 
     #[test]
-    fn a_tunnel_is_hardly_larger_for_it() {
+    fn a_frame_tracker_adds_at_most_16_bytes() {
         assert!(size_of::<Option<FrameTracker>>() <= 16);
     }
 }

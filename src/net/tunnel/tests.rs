@@ -50,7 +50,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_flood_is_spliced_and_arrives_whole_and_half_close_is_honoured() {
+fn a_bulk_transfer_is_spliced_and_half_close_is_forwarded() {
     run(false, async {
         let local = local();
         let ((client, a), (b, origin)) = (pair().await, pair().await);
@@ -90,7 +90,7 @@ fn a_flood_is_spliced_and_arrives_whole_and_half_close_is_honoured() {
 }
 
 #[test]
-fn a_reader_that_stops_holds_the_writer_and_no_byte_is_lost() {
+fn a_stopped_reader_stops_the_writer_and_no_byte_is_lost() {
     run(false, async {
         let local = local();
         let ((client, a), (b, mut origin)) = (pair().await, pair().await);
@@ -121,7 +121,7 @@ fn a_reader_that_stops_holds_the_writer_and_no_byte_is_lost() {
 }
 
 #[test]
-fn ends_when_idle_when_its_time_is_up_and_when_forbidden() {
+fn a_tunnel_ends_when_idle_expired_or_forbidden() {
     run(true, async {
         let local = local();
         let start = Instant::now();
@@ -163,7 +163,7 @@ fn ends_when_idle_when_its_time_is_up_and_when_forbidden() {
 }
 
 #[test]
-fn a_rate_is_kept() {
+fn the_rate_limit_is_kept() {
     run(true, async {
         let local = local();
         let ((mut client, a), (b, mut origin)) = (duplex(1000), duplex(1000));

@@ -39,7 +39,7 @@ fn boundaries(sender: FrameSender, bytes: &[u8]) -> Vec<usize> {
 }
 
 #[test]
-fn finds_the_end_of_frames_of_every_length_and_kind() {
+fn the_end_of_frames_of_every_length_and_kind_is_found() {
     for sender in [FrameSender::Client, FrameSender::Server] {
         for first in [0x81, 0x82, 0x01, 0x00, 0x80, 0xc1, 0x89, 0x8a] {
             for length in [0, 1, 125, 126, 127, 65535, 65536, 70000] {
@@ -65,7 +65,7 @@ fn a_length_in_more_bytes_than_it_needs_is_a_length() {
 }
 
 #[test]
-fn a_frame_may_be_as_long_as_lengths_go() {
+fn a_frame_may_have_the_maximum_length() {
     let mut frames = FrameTracker::new(FrameSender::Client);
     frames.pass(&[0x82, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4, 5]);
     assert!(!frames.is_between() && !frames.is_lost());
@@ -73,7 +73,7 @@ fn a_frame_may_be_as_long_as_lengths_go() {
 }
 
 #[test]
-fn says_when_a_close_has_passed_and_not_before() {
+fn a_close_frame_is_reported_once_it_has_passed() {
     for sender in [FrameSender::Client, FrameSender::Server] {
         let close = CloseFrame { code: 1001, word: "draining" }.frame(sender);
         let (last, most) = close.split_last().unwrap();
@@ -90,7 +90,7 @@ fn says_when_a_close_has_passed_and_not_before() {
 }
 
 #[test]
-fn what_is_not_a_frame_is_noticed_and_stays_so() {
+fn invalid_frames_are_detected_for_good() {
     let server: &[&[u8]] = &[
         b"hello",
         &[0x83, 0],                                 // no such opcode
@@ -115,7 +115,7 @@ fn what_is_not_a_frame_is_noticed_and_stays_so() {
 }
 
 #[test]
-fn closes_as_each_side_may() {
+fn close_frames_are_masked_by_clients_only() {
     let close = CloseFrame { code: 1008, word: "policy" };
     assert_eq!(close.frame(FrameSender::Server), b"\x88\x08\x03\xf0policy");
     let masked = close.frame(FrameSender::Client);
@@ -143,7 +143,7 @@ proptest! {
 
     /// Frame boundaries do not depend on how the bytes are split.
     #[test]
-    fn boundaries_do_not_depend_on_the_pieces(
+    fn frame_boundaries_do_not_depend_on_how_bytes_are_split(
         sender in any_sender(),
         lengths in proptest::collection::vec(any_length(), 1..6),
         cuts in proptest::collection::vec(1_usize..5000, 1..40),
@@ -173,7 +173,7 @@ proptest! {
 
     /// Arbitrary bytes never panic, no byte is consumed twice, and splitting makes no difference.
     #[test]
-    fn any_bytes_in_any_pieces(
+    fn random_bytes_never_panic_the_tracker(
         sender in any_sender(),
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
         cuts in proptest::collection::vec(1_usize..30, 1..20),

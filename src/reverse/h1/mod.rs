@@ -154,7 +154,7 @@ struct H1Request<'a> {
 /// The route and upstream of a request.
 struct RouteTarget<'a> {
     route: &'a CompiledRoute,
-    way: &'a ProxyTarget,
+    proxy_target: &'a ProxyTarget,
     origin: ClientOrigin<'a>,
     client: (ClientAddr, &'a RequestId),
 }
@@ -187,17 +187,17 @@ impl H1Request<'_> {
         let Some(route) = self.route.get() else {
             return self.reject(conn, record, Reason::Internal, None);
         };
-        let Some(way) = route.action.proxy_target() else {
+        let Some(proxy_target) = route.action.proxy_target() else {
             return self.reject(conn, record, Reason::Internal, None);
         };
         let (id, trace) = (record.id, record.trace);
         let client = record.client;
         let origin = self.client_conn.origin(
             (self.virtual_server, client),
-            (route, way),
+            (route, proxy_target),
             (&id, trace.as_ref()),
         );
-        let target = RouteTarget { route, way, origin, client: (client, &id) };
+        let target = RouteTarget { route, proxy_target, origin, client: (client, &id) };
         self.proxy(conn, record, &target).await
     }
 
@@ -213,7 +213,7 @@ impl H1Request<'_> {
         let timer = self.worker.local.clock.timer();
         let mut sender = RequestBody { conn, upload, version: self.head.version };
         let mut fresh = false;
-        let ProxyTarget { upstream, counters, first_byte, .. } = target.way;
+        let ProxyTarget { upstream, counters, first_byte, .. } = target.proxy_target;
         record.on_upstream(upstream);
         match admit(self.virtual_server, record.client, &self.client_conn.accounts) {
             Ok(admitted) => record.admitted = Some(admitted),
@@ -255,8 +255,8 @@ impl H1Request<'_> {
             }
             let head = match answer {
                 Ok(head) if head.status == 101 => {
-                    let (edits, seat) = (&target.route.edits, selected.sticky_cookie(upstream));
-                    return self.switch(&mut sender, record, exchange, (&head, edits, seat));
+                    let (edits, cookie) = (&target.route.edits, selected.sticky_cookie(upstream));
+                    return self.switch(&mut sender, record, exchange, (&head, edits, cookie));
                 }
                 Ok(head) => head,
                 Err(ExchangeError::Upstream(failure))
@@ -307,13 +307,13 @@ impl H1Request<'_> {
         target: &RouteTarget<'_>,
         fresh: bool,
     ) -> Result<CheckedOut, CheckoutError> {
-        let to = (&target.way.upstream, &target.way.counters);
+        let to = (&target.proxy_target.upstream, &target.proxy_target.counters);
         let (head, client) =
             (&self.head, self.client_conn.client_info(self.virtual_server, target.client));
-        let own = SelfTestRequest::for_route(target.route, self.client_conn, &target.origin);
+        let self_test = SelfTestRequest::for_route(target.route, self.client_conn, &target.origin);
         let repeats = may_repeat(&self.head, target.route.retry);
         let mut acquiring =
-            pin!(acquire(self.worker, Checkout { to, head, client, fresh, repeats, own }));
+            pin!(acquire(self.worker, Checkout { to, head, client, fresh, repeats, self_test }));
         poll_fn(|cx| match acquiring.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(result),
             Poll::Pending => sender.poll_gone(cx).map(|()| Err(Reason::ClientGone.into())),
@@ -386,7 +386,7 @@ impl H1Request<'_> {
             let fault = if self.head.upgrade {
                 "101 without Upgrade: websocket"
             } else {
-                "101 that was not asked for"
+                "101 without a requested upgrade"
             };
             record.detail = Some(fault.to_owned());
             return self.reject(sender.conn, record, Reason::UpstreamBadAnswer, None);
@@ -397,8 +397,8 @@ impl H1Request<'_> {
             field(&mut tail, "Set-Cookie", cookie.as_bytes());
         }
         write_response(sender.conn.out.staged(), head, edits, ResponseFraming::Nothing, &tail);
-        let (upstream, seat) = exchange.into_tunnel();
-        AfterExchange::Tunnel(upstream, Box::new(record.into_tunnel(seat)))
+        let (upstream, gauge) = exchange.into_tunnel();
+        AfterExchange::Tunnel(upstream, Box::new(record.into_tunnel(gauge)))
     }
 
     /// Answers with an error.

@@ -171,8 +171,8 @@ impl H2Request {
             client_conn: Rc::clone(&self.client_conn),
         };
         let key = upgrade.then(super::tunnel::new_key);
-        let asked = RoutedRequest { head: &head, route: &route, key: key.as_deref() };
-        match self.exchange(&mut sender, &mut record, &asked).await {
+        let routed = RoutedRequest { head: &head, route: &route, key: key.as_deref() };
+        match self.exchange(&mut sender, &mut record, &routed).await {
             Err(unreachable) => {
                 let reply = reply::unreachable(&unreachable, &record.id, &head);
                 record.detail = unreachable.detail;
@@ -180,7 +180,7 @@ impl H2Request {
             }
             Ok(answered) if answered.head.status == 101 => match key {
                 Some(key) => self.switch(sender.body, &key, record, answered, &route),
-                None => bad_answer(&mut record, &route.edits, "101 that was not asked for"),
+                None => bad_answer(&mut record, &route.edits, "101 without a requested upgrade"),
             },
             Ok(answered) => self.relay(sender, record, answered, &route),
         }
@@ -191,15 +191,15 @@ impl H2Request {
         &self,
         sender: &mut StreamRequestBody,
         record: &mut RequestLog,
-        asked: &RoutedRequest<'_>,
+        routed: &RoutedRequest<'_>,
     ) -> Result<AnsweredRequest, CheckoutError> {
         let worker = &self.service.worker;
-        let Some(way) = asked.route.action.proxy_target() else {
+        let Some(proxy_target) = routed.route.action.proxy_target() else {
             return Err(Reason::Internal.into());
         };
-        let ProxyTarget { upstream, counters, first_byte, .. } = way;
+        let ProxyTarget { upstream, counters, first_byte, .. } = proxy_target;
         let (client, id, trace) = (record.client, record.id, record.trace);
-        let to = (asked.route, way);
+        let to = (routed.route, proxy_target);
         let origin =
             self.client_conn.origin((&self.virtual_server, client), to, (&id, trace.as_ref()));
         let timer = worker.local.clock.timer();
@@ -208,25 +208,25 @@ impl H2Request {
             return Err(CheckoutError::limited(Reason::SendBufferFull));
         }
         let mut fresh = false;
-        let repeats = may_repeat(asked.head, asked.route.retry);
+        let repeats = may_repeat(routed.head, routed.route.retry);
         record.on_upstream(upstream);
         let admitted = admit(&self.virtual_server, client, &self.client_conn.accounts)?;
         let uses = Some(Arc::clone(admitted.client()));
         let budget = StreamBudget::new(&self.streams.budget, uses, limits);
         record.admitted = Some(admitted);
         loop {
-            let (to, head) = ((upstream, counters), asked.head);
+            let (to, head) = ((upstream, counters), routed.head);
             let client = self.client_conn.client_info(&self.virtual_server, (client, &id));
-            let own = SelfTestRequest::for_route(asked.route, &self.client_conn, &origin);
+            let self_test = SelfTestRequest::for_route(routed.route, &self.client_conn, &origin);
             let mut acquired =
-                acquire(worker, Checkout { to, head, client, fresh, repeats, own }).await?;
+                acquire(worker, Checkout { to, head, client, fresh, repeats, self_test }).await?;
             record.on_connection(&mut acquired, upstream);
             let selected = acquired.selected;
             let mut request = Vec::new();
-            write_request(&mut request, asked.head, &origin, asked.key);
-            let head_request = asked.head.method == Method::HEAD;
+            write_request(&mut request, routed.head, &origin, routed.key);
+            let head_request = routed.head.method == Method::HEAD;
             let mut exchange =
-                Exchange::begin(acquired.connection, request, asked.head.framing, head_request)?;
+                Exchange::begin(acquired.connection, request, routed.head.framing, head_request)?;
             exchange.limit_reads(budget.piece().min(HEAD_READ));
             let answer =
                 await_head(sender, &mut exchange, &worker.local, &timer, *first_byte).await;
@@ -252,7 +252,7 @@ impl H2Request {
                         identity,
                         timer,
                         budget,
-                        seat: selected.sticky_cookie(upstream),
+                        sticky_cookie: selected.sticky_cookie(upstream),
                     });
                 }
                 Err(ExchangeError::Upstream(failure))
@@ -292,7 +292,7 @@ impl H2Request {
         *response.status_mut() =
             StatusCode::from_u16(answered.head.status).unwrap_or(StatusCode::BAD_GATEWAY);
         copy_fields(response.headers_mut(), &answered.head, &route.edits, &record);
-        append_sticky_cookie(response.headers_mut(), answered.seat);
+        append_sticky_cookie(response.headers_mut(), answered.sticky_cookie);
         let stated = match answered.head.framing {
             Framing::Length(length) => Some(HeaderValue::from(length)),
             Framing::None if answered.head.status != 204 => answered
@@ -360,14 +360,14 @@ impl H2Request {
         let mut response = Response::new(ResponseStream::Empty);
         copy_fields(response.headers_mut(), &answered.head, &route.edits, &record);
         response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
-        append_sticky_cookie(response.headers_mut(), answered.seat);
-        let (upstream, seat) = answered.exchange.into_tunnel();
+        append_sticky_cookie(response.headers_mut(), answered.sticky_cookie);
+        let (upstream, gauge) = answered.exchange.into_tunnel();
         *response.body_mut() = ResponseStream::Tunnel(Box::new(Switched {
             service: Rc::clone(&self.service),
             receive,
             upstream,
             idle: self.virtual_server.timeouts.tunnel_idle,
-            record: Box::new(record.into_tunnel(seat)),
+            record: Box::new(record.into_tunnel(gauge)),
         }));
         response
     }
@@ -414,13 +414,13 @@ struct AnsweredRequest {
     timer: Timer,
     budget: Arc<StreamBudget>,
     /// The `Set-Cookie` with the sticky cookie.
-    seat: Option<String>,
+    sticky_cookie: Option<String>,
 }
 
 /// Appends the `Set-Cookie` with the sticky cookie.
-fn append_sticky_cookie(to: &mut HeaderMap, seat: Option<String>) {
-    if let Some(seat) = seat.and_then(|seat| HeaderValue::try_from(seat).ok()) {
-        to.append(header::SET_COOKIE, seat);
+fn append_sticky_cookie(to: &mut HeaderMap, cookie: Option<String>) {
+    if let Some(cookie) = cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
+        to.append(header::SET_COOKIE, cookie);
     }
 }
 

@@ -105,17 +105,17 @@ impl<'a> SelfTestRequest<'a> {
 pub(super) fn connect(
     worker: &Rc<Worker>,
     head: &RequestHead,
-    own: &SelfTestRequest<'_>,
+    request: &SelfTestRequest<'_>,
 ) -> Result<PooledConn, CheckoutError> {
     let busy = || CheckoutError {
         retry_after: Some(RETRY_AFTER),
         ..CheckoutError::from(Reason::SelfTestBusy)
     };
-    let permit = own.test.admit(own.client_conn.client, Instant::now()).ok_or_else(busy)?;
+    let permit = request.test.admit(request.client_conn.client, Instant::now()).ok_or_else(busy)?;
     let (ours, theirs) = tokio::io::duplex(PIPE_CAPACITY);
     let origin = SelfTestOrigin {
-        test: Arc::clone(own.test),
-        seen: own.seen(head),
+        test: Arc::clone(request.test),
+        seen: request.seen(head),
         clock: worker.local.clock.clone(),
         _permit: permit,
     };
@@ -127,7 +127,7 @@ pub(super) fn connect(
 /// WebSocket over their HTTP/2 connection, and over HTTP/1.1 if they have none. Open streams
 /// continue.
 pub(super) fn ends_connection(route: &CompiledRoute, head: &RequestHead) -> bool {
-    let RouteAction::SelfTest(way, _) = &route.action else { return false };
-    let prefix = way.strip_prefix.as_deref().unwrap_or_default();
+    let RouteAction::SelfTest(proxy_target, _) = &route.action else { return false };
+    let prefix = proxy_target.strip_prefix.as_deref().unwrap_or_default();
     path::raw(&head.target).strip_prefix(prefix.as_bytes()) == Some(LEAVE_PATH.as_bytes())
 }

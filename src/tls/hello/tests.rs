@@ -110,7 +110,7 @@ fn reads_the_name_of_real_hellos() {
 }
 
 #[test]
-fn a_hello_may_come_byte_by_byte_and_in_any_number_of_records() {
+fn a_hello_may_arrive_byte_by_byte_and_in_any_number_of_records() {
     let hello = post_quantum();
     assert_eq!(drip(&hello), named("graph.facebook.com"));
     for length in [1, 2, 3, 4, 5, 100, 1000, 16_384] {

@@ -145,7 +145,7 @@ fn a_listed_certificate_needs_its_private_key() {
 }
 
 #[test]
-fn a_listed_certificate_has_to_be_valid_now() {
+fn a_listed_certificate_must_be_within_its_validity() {
     let mut old = params(&["a.test"], ca());
     old.not_after = date_time_ymd(2020, 1, 1);
     let old = made(&old);
