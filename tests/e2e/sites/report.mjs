@@ -71,7 +71,8 @@ export function plot(told, rows, title) {
   const axis = [0, most].map((n) => text(left - 6, y(n) + 4, n, 'text-anchor="end"'))
     .concat([...Array(Math.floor(last / 30) + 1).keys()].map((i) => text(left + i * 30 * step, top + height + 16, `${i * 30} s`)));
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${left + last * step + 120} ${top + height + 30}" font-family="sans-serif" font-size="11">
-<style>rect{fill:#2a6f97}path{stroke:#b3541e;stroke-width:1}text{fill:#444}@media(prefers-color-scheme:dark){rect{fill:#7fb7d9}text{fill:#ccc}}</style>
+<style>rect{fill:#2a6f97}.background{fill:#fff}path{stroke:#b3541e;stroke-width:1}text{fill:#444}</style>
+<rect class="background" width="100%" height="100%"/>
 ${text(4, 14, title, 'font-size="13"')}
 ${bars.join('')}
 ${marks.join('\n')}
