@@ -32,8 +32,8 @@ struct ProseLimits {
 /// state of a tree that has not been rewritten yet. It may only be lowered.
 const LIMITS: [ProseLimits; 4] = [
     ProseLimits { tree: "src", ending: "rs", headless: 7.0, vague: 1.0 },
-    ProseLimits { tree: "tests", ending: "rs", headless: 13.0, vague: 4.0 },
-    ProseLimits { tree: "bench", ending: "rs", headless: 11.0, vague: 2.0 },
+    ProseLimits { tree: "tests", ending: "rs", headless: 1.0, vague: 0.2 },
+    ProseLimits { tree: "bench", ending: "rs", headless: 1.0, vague: 0.2 },
     ProseLimits { tree: ".", ending: "md", headless: 1.0, vague: 0.2 },
 ];
 
