@@ -1,9 +1,9 @@
-// Requests by Node's own clients: for many at once, and where it matters which connection one travels on.
+// Requests by Node's own HTTP clients, for many requests at once and for control over the connection that one uses.
 
 import https from 'node:https';
 import { inTime } from './wait.mjs';
 
-/** One request, on a connection of its own unless there is an `agent`: `{ status, headers, body, socket }`. */
+/** Sends one request, on a connection of its own unless there is an `agent`: `{ status, headers, body, socket }`. */
 export function ask(world, listener, path, { agent = false, method = 'GET', headers = {}, body, within = 15_000 } = {}) {
   const answered = new Promise((done, fail) => {
     const request = https.request({
@@ -23,7 +23,7 @@ export function ask(world, listener, path, { agent = false, method = 'GET', head
   return inTime(`the answer to ${method} ${path}`, answered, within);
 }
 
-/** One request on an HTTP/2 session. */
+/** Sends one request on an HTTP/2 session. */
 export function ask2(session, path, { within = 15_000 } = {}) {
   const answered = new Promise((done, fail) => {
     const stream = session.request({ ':path': path });

@@ -9,7 +9,7 @@ export async function openBrowser(world) {
   const executablePath = process.env.CHROMIUM ?? ['/usr/bin/chromium', '/usr/bin/chromium-browser'].find(existsSync);
   const browser = await chromium.launch({
     executablePath,
-    // No sandbox: it does not start for root in a container. The rest keeps it from calling home.
+    // Without the sandbox, which does not start for root in a container. The other options disable background traffic.
     args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
       '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage'],
     env: { ...process.env, HOME: mkdtempSync(join(world.dir, 'home-')) },
@@ -18,7 +18,7 @@ export async function openBrowser(world) {
   return browser;
 }
 
-/** Where a picture for people goes. */
+/** The path for a picture that people look at. */
 export function artifact(name) {
   const dir = process.env.E2E_ARTIFACTS ?? join(root, 'target', 'e2e');
   mkdirSync(dir, { recursive: true });

@@ -1,4 +1,4 @@
-// Certificates by the openssl command line: an authority of our own, and leaves signed by it.
+// Certificates made by the openssl command line: a test CA and leaf certificates signed by it.
 
 import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -12,7 +12,7 @@ function newKey(kind, file) {
   else openssl('genpkey', '-algorithm', 'EC', '-pkeyopt', 'ec_paramgen_curve:P-256', '-out', file);
 }
 
-/** An authority in `dir`: `issue` makes leaves. */
+/** A CA in `dir`; its `issue` makes leaf certificates. */
 export function authority(dir, name = 'ca') {
   const key = join(dir, `${name}.key`);
   const crt = join(dir, `${name}.crt`);
@@ -20,7 +20,7 @@ export function authority(dir, name = 'ca') {
   openssl('req', '-x509', '-new', '-key', key, '-days', '30', '-subj', `/CN=${name} of the end-to-end tests`,
     '-addext', 'basicConstraints=critical,CA:TRUE', '-addext', 'keyUsage=critical,keyCertSign,cRLSign', '-out', crt);
 
-  /** A leaf for `names` (host names and addresses): paths, texts and the key's pin as in RFC 7469. */
+  /** Issues a leaf for `names` (host names and addresses): paths, texts and the pin of the key as in RFC 7469. */
   function issue(file, names, { kind = 'ecdsa', client = false, expired = false, bits = {} } = {}) {
     const paths = { key: join(dir, `${file}.key`), crt: join(dir, `${file}.crt`) };
     const csr = join(dir, `${file}.csr`);
@@ -46,7 +46,7 @@ export function authority(dir, name = 'ca') {
     };
   }
 
-  /** Signs what has ended long ago: `openssl x509` takes no dates, `openssl ca` does. */
+  /** Signs a certificate that has expired. `openssl x509` accepts no dates, but `openssl ca` does. */
   function past(csr, ext, out) {
     const config = join(dir, `${name}-past.cnf`);
     writeFileSync(join(dir, `${name}-past.txt`), '');

@@ -1,4 +1,4 @@
-// A small chat server on the real Socket.IO, in the two versions Hybrid Chat has used, and clients for it.
+// A small chat server on the real Socket.IO, in the two versions that Hybrid Chat has used, and its clients.
 
 import https from 'node:https';
 import { createHash } from 'node:crypto';
@@ -10,10 +10,10 @@ const require = createRequire(import.meta.url);
 const server2 = require('socket.io-v2');
 const io2 = require('socket.io-client-v2');
 
-/** Hybrid Chat's heartbeat, which is shorter than the library's own. */
+/** Hybrid Chat's heartbeat, which is shorter than Socket.IO's default. */
 const heartbeat = { pingInterval: 3000, pingTimeout: 6000 };
 
-/** `major` is 2 or 4. `requests` holds every HTTP request the server was sent, and whether its answer is still waited for. */
+/** `major` is 2 or 4. `requests` has every HTTP request that the server received, and whether its answer is pending. */
 export async function startChat(world, major, { port = 0, path = '/socket.io', ...options } = {}) {
   const chat = { requests: [], disconnects: [], sockets: new Set() };
   const server = https.createServer({ key: world.certs.upstream.keyText, cert: world.certs.upstream.crtText });
@@ -26,7 +26,7 @@ export async function startChat(world, major, { port = 0, path = '/socket.io', .
   const settings = { path, ...heartbeat, maxHttpBufferSize: 1e7, ...options };
   const io = major === 2 ? server2(server, settings) : new Server4(server, settings);
   chat.io = io;
-  // The library takes over the listeners there are when it is attached, so ours comes after, and is put in front.
+  // Socket.IO replaces the existing request listeners when it is attached, so ours is added afterwards, in front.
   server.prependListener('request', record);
   server.prependListener('upgrade', record);
   io.on('connection', (socket) => {
@@ -39,7 +39,7 @@ export async function startChat(world, major, { port = 0, path = '/socket.io', .
   });
   await new Promise((done, fail) => server.on('error', fail).listen(port, world.upstreamAddress, done));
   chat.port = server.address().port;
-  // As a killed process ends: connections cut, nobody told.
+  // Ends like a killed process: connections are cut without a close.
   const connections = new Set();
   server.on('connection', (socket) => { connections.add(socket); socket.on('close', () => connections.delete(socket)); });
   chat.kill = () => new Promise((done) => {
@@ -52,7 +52,7 @@ export async function startChat(world, major, { port = 0, path = '/socket.io', .
   return chat;
 }
 
-/** What the server says a socket travels on. */
+/** The transport of a socket according to the server. */
 export const transportOf = (socket) => socket.conn.transport.name;
 
 export function chatClient(world, gateway, major, { path = '/socket.io', ...options } = {}) {
@@ -60,11 +60,11 @@ export function chatClient(world, gateway, major, { path = '/socket.io', ...opti
   const settings = {
     path, ca: world.ca.text, forceNew: true, reconnectionDelay: 100, reconnectionDelayMax: 200, reconnection: false, timeout: 10_000, ...options,
   };
-  // Certificates name the address too, so no resolving is needed.
+  // Certificates also contain the address, so no name resolution is needed.
   const client = (major === 2 ? io2 : io4)(`https://${host}:${port}`, settings);
-  // The engine is a new one after every reconnection.
+  // The library creates a new engine for every reconnection.
   client.transport = () => client.io.engine?.transport?.name;
   client.upgraded = () => client.transport() === 'websocket';
-  world.onClose(() => client.close()); // one that reconnects would keep the test process alive
+  world.onClose(() => client.close()); // a client that reconnects would keep the test process alive
   return client;
 }

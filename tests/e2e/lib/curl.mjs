@@ -1,4 +1,4 @@
-// curl, told to trust our authority and to resolve names to the listener.
+// curl, configured to trust the test CA and to resolve names to the listener.
 
 import { run } from './processes.mjs';
 
@@ -10,7 +10,7 @@ export async function curl(world, gateway, path, { args = [], host, listener = g
   const told = /#curl (\{.*\})\s*$/s.exec(result.err);
   const facts = told ? JSON.parse(told[1]) : {};
   if (raw) return { ...result, facts };
-  // Interim answers come before the final one; the last head wins.
+  // Interim answers precede the final one, so the last head is the final one.
   let bytes = result.bytes;
   const heads = [];
   while (/^HTTP\/[\d.]+ \d{3}/.test(bytes.subarray(0, 16).toString('latin1'))) {

@@ -1,10 +1,10 @@
-// WebSocket frames (RFC 6455 section 5), for where no library can be told what to send.
+// WebSocket frames (RFC 6455 section 5), for frames that no library can be made to send.
 
 import { randomBytes } from 'node:crypto';
 
 export const TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10;
 
-/** One frame, masked as a client's must be. */
+/** Encodes one frame, masked like a client's. */
 export function frame(opcode, payload, { final = true, masked = true } = {}) {
   const body = Buffer.from(payload);
   const long = body.length > 65535 ? 8 : body.length > 125 ? 2 : 0;
@@ -21,7 +21,7 @@ export function frame(opcode, payload, { final = true, masked = true } = {}) {
   return Buffer.concat([head, body]);
 }
 
-/** The first whole frame of `bytes`, or null: `{ opcode, final, payload, rest }`. */
+/** The first complete frame of `bytes`, or null: `{ opcode, final, payload, rest }`. */
 export function unframe(bytes) {
   if (bytes.length < 2) return null;
   let at = 2;

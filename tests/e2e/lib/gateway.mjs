@@ -1,6 +1,6 @@
-// The program under test. `startGateway` writes a configuration directory, starts the binary on it, waits for the
-// admin listener to say it is ready, and hands back what it says. With E2E_REFERENCE=nginx the same configuration is
-// carried by nginx instead: what passes there and fails here is the gateway's, not the test's.
+// The program under test. `startGateway` writes a configuration directory, starts the program, waits until the admin
+// listener reports that it is ready, and returns a handle. With E2E_REFERENCE=nginx, nginx runs with the same
+// configuration: a test that passes there and fails here has found a fault of the gateway, not of the test.
 
 import http from 'node:http';
 import { existsSync, mkdirSync, renameSync, statSync, writeFileSync } from 'node:fs';
@@ -15,10 +15,10 @@ import { until } from './wait.mjs';
 export const root = resolve(dirname(fileURLToPath(import.meta.url)), '../../..');
 export const isReference = process.env.E2E_REFERENCE === 'nginx';
 
-/** For the `skip` option of a test that asks for what the reference proxy does not have. */
+/** For the `skip` option of tests of features that the reference proxy does not have. */
 export const gatewayOnly = isReference && 'not something the reference proxy does';
 
-/** The binary: $APP_GATEWAY, else the newer of the release and the debug build. */
+/** The program: $APP_GATEWAY, else the newer of the release and the debug build. */
 export function binary() {
   const target = process.env.CARGO_TARGET_DIR ?? join(root, 'target');
   const places = process.env.APP_GATEWAY
@@ -29,7 +29,7 @@ export function binary() {
   return found;
 }
 
-/** What verbs over TCP need. */
+/** The token that commands over TCP need. */
 export const TOKEN = '0123456789abcdef0123456789abcdef';
 
 let number = 0;
@@ -49,16 +49,16 @@ export async function startGateway(world, config, { readyStatus = 200, admin: mo
   gateway.directory = directory;
   gateway.adminAddress = admin;
   gateway.adminTable = adminTable;
-  /** Replaces the configuration file in one step, so that nobody reads half of it; `listener()` is then of the new one. */
+  /** Replaces the configuration file atomically. `listener()` then refers to the new configuration. */
   gateway.write = (next) => {
     writeFileSync(join(directory, 'gateway.toml.new'), text(next));
     renameSync(join(directory, 'gateway.toml.new'), join(directory, 'gateway.toml'));
     gateway.config = next;
   };
-  /** `app-gateway reload`, as an operator would. */
+  /** Runs `app-gateway reload` like an operator. */
   gateway.reload = () => run(binary(), ['reload', '-c', directory], { within: 20_000 });
   gateway.check = () => run(binary(), ['check', directory], { within: 20_000 });
-  // Kept with E2E_KEEP=1, for reading after a failure.
+  // E2E_KEEP=1 keeps these files for analysis of a failure.
   gateway.process.ended.then(() => {
     const { stdout, stderr } = gateway.process;
     if (existsSync(directory)) writeFileSync(join(directory, 'said.log'), `${stderr}\n${stdout}`);
@@ -66,31 +66,31 @@ export async function startGateway(world, config, { readyStatus = 200, admin: mo
   return gateway;
 }
 
-/** Starts the binary (or what starts it) with `args` and waits until its admin listener says it is ready. */
+/** Starts the program (or its wrapper) with `args` and waits until its admin listener reports that it is ready. */
 export async function launch({ program = binary(), args, env = {}, admin, config, cwd, readyStatus = 200, readyWithin = 15_000 }) {
   const running = start(program, args, { cwd, env: { ...process.env, RUST_BACKTRACE: '1', ...env } });
   const gateway = {
     process: running,
     config,
-    /** Access-log lines so far, parsed. */
+    /** The access-log lines so far, parsed. */
     access: [],
     get stderr() { return running.stderr; },
     /** Address and port of the n-th listener of a profile. */
     listener: (profile = 'internet', n = 0) => endpointOf(gateway.config.profile[profile].listener[n].listen),
     admin: (path, options) => get(`http://${admin}${path}`, options),
-    /** One number out of the metrics; 0 for a counter that has not counted yet. */
+    /** The value of a metric; 0 for a counter that does not exist yet. */
     metric: async (name) => {
       const { body } = await gateway.admin('/metrics');
       const line = body.split('\n').find((l) => l.startsWith(`app_gateway_${name} `));
       return Number(line?.split(' ').at(-1) ?? 0);
     },
-    /** Asks for a reload as the command does, without the time it takes to start a program. */
+    /** Requests a reload like the command, but without starting a program. */
     post: async () => {
       const { status, body } = await gateway.admin('/reload', { method: 'POST', headers: { authorization: `Bearer ${TOKEN}` } });
       return { status, ...(body.startsWith('{') ? JSON.parse(body) : { body }) };
     },
     hup: () => running.child.kill('SIGHUP'),
-    /** The first access-log line that fits, waited for: lines are written when a request is over. */
+    /** Waits for the first access-log line that matches; a line is written when its request ends. */
     accessLine: (what, fits) => until(() => `the access-log line ${what} in:\n${running.stdout}\n${running.stderr}`,
       () => gateway.access.find(fits)),
     stop: async (signal) => {
@@ -98,7 +98,7 @@ export async function launch({ program = binary(), args, env = {}, admin, config
       assert.ok(!running.stderr.includes('panicked at'), `the gateway panicked:\n${running.stderr}`);
       return exit;
     },
-    /** Every story ends with a clean stop: no panic, exit code 0. */
+    /** Stops the program and asserts a clean stop: no panic, exit code 0. */
     close: async () => {
       const exit = await gateway.stop();
       assert.deepEqual({ code: exit.code, signal: exit.signal }, { code: 0, signal: null },
@@ -110,8 +110,8 @@ export async function launch({ program = binary(), args, env = {}, admin, config
     const lines = (rest + text).split('\n');
     rest = lines.pop();
     for (const line of lines) {
-      if (!line.startsWith('{')) continue; // `demo` also prints for people
-      gateway.access.push(JSON.parse(line)); // throws for a line that is no JSON: that is a failure too
+      if (!line.startsWith('{')) continue; // `demo` also prints lines for people
+      gateway.access.push(JSON.parse(line)); // throws for an invalid line, which is also a failure
     }
   };
   if (admin) {
@@ -128,7 +128,7 @@ export async function launch({ program = binary(), args, env = {}, admin, config
   return gateway;
 }
 
-/** `host:port` taken apart. */
+/** Splits `host:port`. */
 export function endpointOf(listen) {
   const colon = listen.lastIndexOf(':');
   return { host: listen.slice(0, colon).replace(/^\[|\]$/g, ''), port: Number(listen.slice(colon + 1)) };

@@ -4,18 +4,18 @@ import http2 from 'node:http2';
 import { frame, unframe } from './frames.mjs';
 import { inTime, once, until } from './wait.mjs';
 
-/** A session to a listener, under a name of its own. */
+/** Opens an HTTP/2 session to a listener, with `host` as server name. */
 export async function connect2(world, gateway, { host = 'localhost', listener = gateway.listener(), ...options } = {}) {
   const lookup = (_host, { all }, done) => (all ? done(null, [{ address: listener.host, family: 4 }]) : done(null, listener.host, 4));
   const session = http2.connect(`https://${host}:${listener.port}`, { ca: world.ca.text, lookup, ...options });
   const failed = new Promise((_, fail) => session.once('error', fail));
-  failed.catch(() => {}); // later errors are seen on the streams
+  failed.catch(() => {}); // later errors are reported on the streams
   session.on('error', () => {});
   await Promise.race([once(session, 'remoteSettings'), failed]);
   return session;
 }
 
-/** Opens a WebSocket on a stream: `status` and `headers` of the answer, then frames in and out. */
+/** Opens a WebSocket on a stream: `status` and `headers` of the answer, then frames in both directions. */
 export async function webSocket2(session, path, { headers = {}, authority } = {}) {
   if (!session.remoteSettings.enableConnectProtocol) throw new Error('the server did not send SETTINGS_ENABLE_CONNECT_PROTOCOL');
   const stream = session.request({

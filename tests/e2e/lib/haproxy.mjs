@@ -6,7 +6,7 @@ import { reachable } from './nginx.mjs';
 import { start } from './processes.mjs';
 import { until } from './wait.mjs';
 
-/** `sections` are frontends, backends, listens; `ports` are waited for as `[address, port]`. */
+/** `sections` are frontends, backends and listens; the helper waits until `ports`, as `[address, port]`, accept. */
 export async function startHaproxy(world, sections, { ports = [] } = {}) {
   const dir = mkdtempSync(join(world.dir, 'haproxy-'));
   const conf = join(dir, 'haproxy.cfg');

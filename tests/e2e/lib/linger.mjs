@@ -1,19 +1,19 @@
-// A test file ends by itself. One that does not is ended, and says what keeps it: a timer or a socket that a test has
-// forgotten would otherwise look like a test that hangs, minutes later and without a name. Imported by what every test
-// file imports.
+// Ends a test process that does not end by itself, and names the timer or socket that keeps it alive. Otherwise a
+// forgotten handle would look like a test that hangs, minutes later and without a name. Every test file imports this
+// module indirectly.
 
 import { after } from 'node:test';
 import { basename } from 'node:path';
 
-/** How long a file may take to end after its last test, in ms. */
+/** Time that a file may take to end after its last test, in ms. */
 const GRACE = Number(process.env.E2E_GRACE ?? 15_000);
 
-/** Handles that are always there: the pipes or the terminal of the process itself. */
+/** Handles that always exist: the pipes or the terminal of the process. */
 const own = new Set([process.stdin?._handle, process.stdout?._handle, process.stderr?._handle]);
 
 const end = (address, port) => (address === undefined ? '?' : `${address}:${port}`);
 
-/** One line about something that keeps the process alive. */
+/** One line about a handle that keeps the process alive. */
 function described(handle) {
   const kind = handle.constructor?.name ?? 'handle';
   if (handle.spawnfile) return `${kind} ${handle.pid} (${handle.spawnargs.join(' ')})`;
@@ -29,19 +29,22 @@ function described(handle) {
   return handle.connecting ? `${kind} connecting` : kind;
 }
 
-/** What keeps the process alive, line by line. */
+/** The handles that keep the process alive, one line each. */
 export function keptAliveBy() {
   const handles = process._getActiveHandles().filter((handle) => !own.has(handle._handle ?? handle));
   const timers = process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout' || kind === 'Immediate');
   return [...handles.map(described), ...(timers.length ? [`${timers.length} timers`] : [])];
 }
 
-/** Limits of waits that are still running. Once the tests are over nobody waits, and they keep nothing alive. */
+/**
+ * Timers of waits that are still running. After the tests they no longer matter, so they must not keep the process
+ * alive.
+ */
 export const limits = new Set();
 
 let open = 0;
 
-/** Says that something is open that the file closes by itself, however long that takes; returns how to say that it is. */
+/** Registers a resource that the file closes by itself at its end; returns a function to call when it is closed. */
 export function opened() {
   open++;
   return () => { open--; };
@@ -49,11 +52,11 @@ export function opened() {
 
 function look(since = Date.now()) {
   setTimeout(() => {
-    // Hooks of the file come after the one below. Those that hang are waited for as long as they are anywhere else.
+    // Hooks of the file run after the one below. They may take as long as usual, even if they hang.
     if (open > 0 && Date.now() < since + 60_000) return look(since);
     const file = basename(process.argv[1] ?? 'a test file');
     const kept = keptAliveBy();
-    // Libraries leave timers behind, such as those of Engine.IO's heartbeat. With nothing open they do no more than wait.
+    // Libraries leave timers behind, such as Engine.IO's heartbeat. They do no harm while nothing else is open.
     if (kept.every((line) => / timers$/.test(line))) {
       console.error(`${file}: ended ${Date.now() - since} ms after its tests, with ${kept.join()} pending`);
       process.exit();

@@ -1,4 +1,4 @@
-// What stands between a client, the gateway and the chat server, and does what such things do to WebSockets.
+// Middleboxes between client, gateway and chat server, with their known effects on WebSockets.
 
 import http2 from 'node:http2';
 import https from 'node:https';
@@ -15,11 +15,11 @@ const listening = async (world, server, address = world.address) => {
   closing(world, server);
   await new Promise((done, fail) => server.on('error', fail).listen(0, address, done));
   const { port } = server.address();
-  // As `chatClient` asks a gateway.
+  // The form of a gateway that `chatClient` expects.
   return { host: address, port, listener: () => ({ host: address, port }) };
 };
 
-/** Speaks HTTP/1.1 to clients and nothing but HTTP/2 to the gateway, where it knows of no WebSockets (RFC 8441). */
+/** Accepts HTTP/1.1 from clients and uses only HTTP/2 without RFC 8441 to the gateway, so WebSockets fail. */
 export async function http2Only(world, gateway) {
   const { host, port } = gateway.listener();
   const session = http2.connect(`https://${host}:${port}`, { ca: world.ca.text });
@@ -51,8 +51,7 @@ export async function http2Only(world, gateway) {
 }
 
 /**
- * Passes bytes on over TLS, both ways, until a 101 has passed; from then on it swallows what comes from the sides that
- * `swallow` names: 'client', 'server'.
+ * Relays bytes over TLS until a 101 has passed, and then swallows all bytes from the sides in `swallow`: 'client', 'server'.
  */
 export async function swallower(world, to, { swallow, cert = world.certs.gateway, address = world.address }) {
   const server = tls.createServer({ key: cert.keyText, cert: cert.crtText, ALPNProtocols: ['http/1.1'] }, (near) => {
@@ -61,7 +60,7 @@ export async function swallower(world, to, { swallow, cert = world.certs.gateway
     near.on('data', (data) => { if (!switched || !swallow.includes('client')) far.write(data); });
     far.on('data', (data) => {
       if (switched) { if (!swallow.includes('server')) near.write(data); return; }
-      // What comes behind the head of a 101 belongs to what is swallowed.
+      // Bytes behind the head of a 101 are swallowed too.
       const text = data.toString('latin1');
       if (text.startsWith('HTTP/1.1 101')) {
         switched = true;
@@ -74,7 +73,7 @@ export async function swallower(world, to, { swallow, cert = world.certs.gateway
   return listening(world, server, address);
 }
 
-/** `server { }` of nginx that passes everything on to `to`; `more` goes into its location. */
+/** An nginx `server { }` that forwards all requests to `to`; `more` is added to its location. */
 export const nginxServer = (world, address, port, to, more = '', cert = world.certs.gateway) => `
   server {
     listen ${address}:${port} ssl;
@@ -87,5 +86,5 @@ export const nginxServer = (world, address, port, to, more = '', cert = world.ce
     }
   }`;
 
-/** What nginx needs to pass a WebSocket on. */
+/** Directives with which nginx forwards WebSockets. */
 export const passesUpgrades = 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";';

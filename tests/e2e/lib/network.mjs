@@ -1,4 +1,4 @@
-// Several hosts on one machine: a network namespace each, and wires between them that delay and lose packets
+// Several hosts on one machine: a network namespace for each, and links between them that delay and lose packets
 // (sites/wire.py). Needs root, iproute2 and /dev/net/tun.
 
 import { accessSync, constants } from 'node:fs';
@@ -10,7 +10,7 @@ import { until } from './wait.mjs';
 
 const wire = join(dirname(fileURLToPath(import.meta.url)), '../sites/wire.py');
 
-/** Why there can be no network here, for `skip`; false if there can. */
+/** The reason why networks cannot be created here, for `skip`; false if they can. */
 export const noNetwork = (() => {
   if (process.getuid() !== 0) return 'network namespaces need root';
   try {
@@ -22,7 +22,7 @@ export const noNetwork = (() => {
   }
 })();
 
-/** `hosts` are names; `delay` is by `'host host'`, in milliseconds one way, `otherwise` for all other pairs. */
+/** `hosts` are names; `delay` is one way in milliseconds, by `'host host'`, and `otherwise` applies to all other pairs. */
 export async function openNetwork(world, hosts, { delay = {}, otherwise = 5, loss = 0, seed = 1 } = {}) {
   const tag = process.pid.toString(36);
   const plan = { hosts: {}, delay, else: otherwise, loss, seed };
@@ -48,7 +48,7 @@ export async function openNetwork(world, hosts, { delay = {}, otherwise = 5, los
     const inside = (program, args) => ['netns', 'exec', namespace, program, ...args];
     network[name] = {
       name, namespace, address,
-      /** A long-running program on this host. */
+      /** Starts a long-running program on this host. */
       start: (program, args, options) => {
         const one = start('ip', inside(program, args), options);
         running.add(one);

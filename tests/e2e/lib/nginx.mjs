@@ -6,16 +6,16 @@ import net from 'node:net';
 import { start } from './processes.mjs';
 import { until } from './wait.mjs';
 
-/** `http` and `stream` are the insides of those blocks; `ports` are waited for as `[address, port]`. */
+/** `http` and `stream` are the contents of those blocks; the helper waits until `ports`, as `[address, port]`, accept. */
 export async function startNginx(world, http, { ports = [], events = '', stream = '' } = {}) {
   const prefix = mkdtempSync(join(world.dir, 'nginx-'));
   mkdirSync(join(prefix, 'logs'));
   const conf = join(prefix, 'nginx.conf');
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
     .map((what) => `${what}_temp_path ${prefix}/${what};`).join('\n  ');
-  // As root, workers would drop to `nobody` and could not enter the private temporary directory.
+  // As root, workers would change to `nobody` and could not enter the private temporary directory.
   const user = process.getuid() === 0 ? 'user root;' : '';
-  // In Debian it is a module of its own.
+  // In Debian the stream module is a separate file.
   const module = stream && `load_module ${process.env.NGINX_MODULES ?? '/usr/lib/nginx/modules'}/ngx_stream_module.so;`;
   writeFileSync(conf, `${user}
 ${module}

@@ -1,9 +1,9 @@
-// A recording upstream over TLS: it says what it was asked, byte for byte, and answers by path.
+// An upstream over TLS that records requests byte for byte and answers by path.
 
 import https from 'node:https';
 import { createHash } from 'node:crypto';
 
-/** Deterministic bytes: the same for both ends without a file. */
+/** Deterministic bytes, so that both ends can compute them without a file. */
 export function* pattern(size, piece = 64 * 1024) {
   const block = Buffer.alloc(piece);
   for (let i = 0; i < piece; i++) block[i] = (i * 31 + (i >> 8) * 7) & 255;
@@ -32,16 +32,16 @@ async function sendPattern(answer, size) {
 }
 
 const builtIn = {
-  // What was asked, as JSON.
+  // Answers with the request, as JSON.
   '/seen': (req, res, seen) => json(res, seen),
-  // Reads the whole body and says what it was.
+  // Reads the whole body and answers with its length and hash.
   '/digest': (req, res, seen) => {
     const hash = createHash('sha256');
     let length = 0;
     req.on('data', (d) => { hash.update(d); length += d.length; });
     req.on('end', () => json(res, { ...seen, length, sha256: hash.digest('hex'), trailers: req.rawTrailers }));
   },
-  // Gives the body back while it comes in.
+  // Echoes the body while it arrives.
   '/mirror': (req, res) => { res.writeHead(200, { 'content-type': 'application/octet-stream' }); req.pipe(res); },
   // `?size=N` bytes of the pattern; with `?length=1` a Content-Length, else chunked.
   '/pattern': (req, res, seen) => {
@@ -74,9 +74,9 @@ function json(res, what) {
 export async function startOrigin(world, { address = world.upstreamAddress, port = 0, cert = world.certs.upstream, routes = {}, tls = {} } = {}) {
   const handlers = { ...builtIn, ...routes };
   const origin = { requests: [], connections: 0, aborted: 0 };
-  // Ours is to record; limits of Node's own would only blur what the gateway lets through.
+  // The origin records requests. Limits of Node would hide requests that the gateway forwards.
   const server = https.createServer({ key: cert.keyText, cert: cert.crtText, maxHeaderSize: 256 * 1024, ...tls }, (req, res) => {
-    // Not `new URL`: it tidies up what is to be recorded, and takes `//x` for a host.
+    // Not `new URL`, which normalises the target and takes `//x` for a host.
     const [pathname, search = ''] = req.url.split('?', 2);
     const seen = {
       method: req.method, url: req.url, version: req.httpVersion, rawHeaders: req.rawHeaders, headers: req.headers,

@@ -1,17 +1,17 @@
-// Programs we start. Each is ended by its own pid, and only those.
+// Child processes of the tests. Each is ended by its own PID, and no other process is.
 
 import { spawn } from 'node:child_process';
 import { inTime } from './wait.mjs';
 
-// Tests may run as root, and so may the gateways they start.
+// Tests may run as root, and then the gateways that they start do as well.
 process.env.APP_GATEWAY_ALLOW_ROOT ??= '1';
 
-// A test process that ends, however it ends, leaves no programs behind.
+// A test process leaves no children behind, however it ends.
 const children = new Set();
 process.on('exit', () => { for (const child of children) child.kill('SIGKILL'); });
 for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => process.exit(1));
 
-/** Starts a long-running program, collecting what it says. */
+/** Starts a long-running program and collects its output. */
 export function start(program, args, options = {}) {
   const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options });
   const running = { child, pid: child.pid, stdout: '', stderr: '', exit: undefined, onStdout: () => {} };
@@ -35,14 +35,14 @@ export function start(program, args, options = {}) {
   return running;
 }
 
-/** Runs a program to its end. Output is bytes; `out` and `err` are the same as text. Never throws for an exit code. */
+/** Runs a program to its end. Output is bytes; `out` and `err` are the same as text. An exit code never throws. */
 export async function run(program, args, { input, within = 60_000, ...options } = {}) {
   const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], ...options });
   const stdout = [];
   const stderr = [];
   child.stdout.on('data', (d) => stdout.push(d));
   child.stderr.on('data', (d) => stderr.push(d));
-  child.stdin.on('error', () => {}); // it may end before it has read everything
+  child.stdin.on('error', () => {}); // the program may end before it has read everything
   if (input !== 'open') child.stdin.end(input);
   const ended = new Promise((done, fail) => {
     child.on('error', fail);

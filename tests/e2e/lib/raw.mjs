@@ -1,4 +1,4 @@
-// A TLS connection on which a test says exactly what it wants to say.
+// A TLS connection on which a test sends exact bytes.
 
 import tls from 'node:tls';
 import { parseHead } from './curl.mjs';
@@ -15,7 +15,7 @@ export async function dial(world, gateway, { listener = gateway.listener(), serv
   socket.on('error', (error) => { peer.failed = error; });
   peer.send = (data) => socket.write(typeof data === 'string' ? Buffer.from(data, 'latin1') : data);
   peer.text = () => peer.bytes.toString('latin1');
-  /** Takes one answer off the front: by Content-Length, chunked, or until the end of the connection. */
+  /** Consumes one answer: by Content-Length, chunked, or until the end of the connection. */
   peer.answer = async ({ head: headOnly = false } = {}) => {
     await until(() => `an answer's head in ${JSON.stringify(peer.text())}`, () => {
       if (peer.text().includes('\r\n\r\n')) return true;

@@ -1,4 +1,4 @@
-// The same configuration carried by nginx, as far as nginx has the notion: it proves the tests, not the gateway.
+// Runs nginx with the same configuration, as far as nginx has equivalents. It validates the tests, not the gateway.
 
 import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
@@ -30,7 +30,7 @@ export async function startReference(world, config) {
   };
 }
 
-/** A configuration directory as the plain object `startReference` takes, variables expanded. */
+/** Reads a configuration directory as the object that `startReference` takes, with variables expanded. */
 export function readDirectory(directory, env) {
   const read = 'import json, sys, tomllib; print(json.dumps(tomllib.load(open(sys.argv[1], "rb"))))';
   const merge = (into, from) => {
@@ -70,7 +70,7 @@ function servers(world, config, profile, listener, at) {
   return out;
 }
 
-/** The routes a component's own port serves, as the component sees them. */
+/** The routes of the listener of a component, with paths as the component sees them. */
 const ofComponent = (routes, component) => routes.filter((r) => r.upstream === component)
   .map((r) => ({ ...r, path: r.path.slice((r['strip-prefix'] ?? '').length), 'strip-prefix': undefined }));
 
@@ -82,7 +82,7 @@ function location(config, profile, route) {
   const https = up.endpoints[0].startsWith('https');
   let verify = 'proxy_ssl_server_name on; ';
   if (up['ca-file']) verify += `proxy_ssl_verify on; proxy_ssl_trusted_certificate ${up['ca-file']}; `;
-  // nginx looks for no address in a certificate; all of ours name localhost too.
+  // nginx does not compare addresses with certificates; all test certificates also name localhost.
   verify += `proxy_ssl_name ${up['server-name'] ?? 'localhost'};`;
   const strip = route['strip-prefix'];
   const rewrite = strip ? `rewrite ^${strip}(/.*)$ $1 break; proxy_set_header X-Forwarded-Prefix ${strip}; proxy_set_header X-Original-URI $request_uri;` : '';

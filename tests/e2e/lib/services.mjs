@@ -1,5 +1,5 @@
-// What stands around Hybrid Chat, small: SQL Server, an SMPP gateway, a TURN server, Finesse, a forward proxy. Each
-// answers the one question `app-gateway doctor` asks, and can be told to answer it wrongly.
+// Small stand-ins for the services around Hybrid Chat: SQL Server, an SMPP gateway, a TURN server, Finesse and a
+// forward proxy. Each answers the one request of `app-gateway doctor`, and can be made to answer it wrongly.
 
 import dgram from 'node:dgram';
 import http from 'node:http';
@@ -13,7 +13,7 @@ const listening = (server, ...where) => new Promise((done, fail) => {
   server.on('error', fail).listen(...where, () => done(server));
 });
 
-/** A TCP server on `host:port`; `serve` gets each connection. Closed with the world. */
+/** A TCP server on `host:port`; `serve` gets each connection. It closes with the world. */
 export async function tcp(world, host, port, serve) {
   const sockets = new Set();
   const server = net.createServer((socket) => {
@@ -26,27 +26,27 @@ export async function tcp(world, host, port, serve) {
   return server;
 }
 
-/** Answers the first bytes with `bytes`. */
+/** Answers the first bytes of a connection with `bytes`. */
 export const answers = (bytes) => (socket) => socket.once('data', () => socket.write(bytes));
 
-/** Takes connections, and says nothing. */
+/** Accepts connections and never sends anything. */
 export const silent = () => {};
 
-/** Says hello before it is asked anything, in another protocol. */
+/** Sends a greeting of another protocol at once. */
 export const mail = (socket) => socket.write('220 mail.example.com ESMTP\r\n');
 
-/** A pre-login answer of MS-TDS: version 15 is SQL Server 2019; 2 is "no encryption". */
+/** A pre-login response of MS-TDS: version 15 is SQL Server 2019; encryption 2 is "not supported". */
 export const sqlServer = ({ major = 15, encryption = 0 } = {}) => answers(Buffer.from([
   4, 1, 0, 26, 0, 0, 1, 0, 0, 0, 11, 0, 6, 1, 0, 17, 0, 1, 255, major, 0, 0x07, 0xd0, 0, 0, encryption]));
 
-/** `enquire_link_resp`. */
+/** Sends an `enquire_link_resp`. */
 export const smppGateway = answers(Buffer.from([0, 0, 0, 16, 0x80, 0, 0, 0x15, 0, 0, 0, 0, 0, 0, 0, 1]));
 
-/** Opens a stream back. */
+/** Answers with an XMPP stream header. */
 export const xmppServer = (from) => answers(
   `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='${from}' id='1' version='1.0'>`);
 
-/** A binding success with XOR-MAPPED-ADDRESS (IPv4) and SOFTWARE, as RFC 8489 has it. */
+/** A STUN binding success response with XOR-MAPPED-ADDRESS (IPv4) and SOFTWARE (RFC 8489). */
 function bindingSuccess(request, { address, port }) {
   const attribute = (type, value) => {
     const padded = Buffer.alloc(Math.ceil(value.length / 4) * 4);
@@ -66,7 +66,7 @@ function bindingSuccess(request, { address, port }) {
   return Buffer.concat([head, body]);
 }
 
-/** Over TCP and UDP. The first datagram is lost: networks do that. */
+/** A TURN server over TCP and UDP. It ignores the first datagram, because networks lose packets. */
 export async function turnServer(world, host, port, { udp = 'good' } = {}) {
   await tcp(world, host, port, (socket) => socket.on('data', (request) => socket.write(
     bindingSuccess(request, { address: socket.remoteAddress, port: socket.remotePort }))));
@@ -89,13 +89,13 @@ export async function httpsServer(world, host, port, cert, answer) {
   return server;
 }
 
-/** Finesse's REST API, which says how it is to anybody. */
+/** Finesse's REST API for the system status, which needs no login. */
 export const finesseSays = (status) => (req, res) => {
   res.statusCode = req.url === '/finesse/api/SystemInfo' ? 200 : 404;
   res.end(`<SystemInfo><status>${status}</status></SystemInfo>`);
 };
 
-/** A forward proxy: `decide(host)` is a status, or the `host:port` that it really connects to. */
+/** A forward proxy: `decide(host)` returns a status, or the `host:port` to connect to. */
 export async function forwardProxy(world, host, port, decide) {
   const server = http.createServer((_, res) => { res.statusCode = 400; res.end(); });
   const sockets = new Set();
@@ -124,14 +124,14 @@ export async function forwardProxy(world, host, port, decide) {
   }));
 }
 
-/** A port whose queue is full: SYNs are not answered, as behind a firewall that drops them. */
+/** A port whose accept queue is full: SYNs are dropped, as by a firewall. */
 export async function blackHole(world, host, port) {
   const code = `require('net').createServer().listen({ host: '${host}', port: ${port}, backlog: 1 }, () => console.log('up'))`;
   const child = start(process.execPath, ['-e', code]);
   await until('the black hole to listen', () => child.stdout.includes('up'));
   child.child.kill('SIGSTOP');
   const sockets = [];
-  // Fill the queue until a connection is no longer taken.
+  // Fill the queue until connections are no longer accepted.
   for (let full = false; !full && sockets.length < 64;) {
     const socket = net.connect(port, host);
     socket.on('error', () => {});

@@ -1,4 +1,4 @@
-// Writes a configuration held as plain objects (same words as the files) as TOML.
+// Writes a configuration, held as plain objects with the keys of the files, as TOML.
 
 const bare = (key) => (/^[A-Za-z0-9_-]+$/.test(key) ? key : JSON.stringify(key));
 

@@ -1,11 +1,10 @@
-// Waiting on conditions. A test never sleeps for "long enough": it says what it waits for, and says so when it
-// does not come.
+// Waiting for conditions. A test never sleeps for "long enough": it names the condition, and the failure reports it.
 
 import { limits } from './linger.mjs';
 
 export const tick = (ms) => new Promise((done) => setTimeout(done, ms));
 
-/** Polls `condition` until it returns something truthy, and returns that. */
+/** Polls `condition` until it returns a truthy value, and returns that value. */
 export async function until(what, condition, { within = 10_000, every = 20 } = {}) {
   const deadline = Date.now() + within;
   for (;;) {
@@ -16,7 +15,7 @@ export async function until(what, condition, { within = 10_000, every = 20 } = {
   }
 }
 
-/** Settles as `promise` does, or fails after `within` ms with what was waited for. */
+/** Settles like `promise`, or fails after `within` ms with the name of the condition. */
 export async function inTime(what, promise, within = 15_000) {
   let timer;
   const late = new Promise((_, fail) => {
@@ -31,7 +30,7 @@ export async function inTime(what, promise, within = 15_000) {
   }
 }
 
-/** The arguments of the next `event` of an emitter (as an array), in time. */
+/** The arguments of the next `event` of an emitter as an array; fails after `within` ms. */
 export function once(emitter, event, within = 15_000) {
   let listener;
   const next = new Promise((done) => emitter.once(event, listener = (...args) => done(args)));

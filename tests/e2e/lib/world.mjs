@@ -1,5 +1,5 @@
-// A world for one test file: a directory, a loopback address of its own, certificates, programs. Everything opened
-// through it is closed with it, last first.
+// The environment of one test file: a directory, a loopback address of its own, certificates and programs. It closes
+// everything that was opened through it, in reverse order.
 
 import net from 'node:net';
 import { mkdtempSync, rmSync, mkdirSync } from 'node:fs';
@@ -14,7 +14,7 @@ import { inTime } from './wait.mjs';
 
 export async function openWorld(story, { names = [] } = {}) {
   const dir = mkdtempSync(join(tmpdir(), `app-gateway-${story}-`));
-  // One /24 of 127/8 per test process: files run side by side without ever meeting on a port.
+  // One /24 of 127/8 for each test process, so that files running side by side never share a port.
   const net24 = `127.${20 + (process.pid >> 8) % 200}.${process.pid & 255}`;
   const address = `${net24}.1`;
   const upstreamAddress = `${net24}.2`;
@@ -33,14 +33,14 @@ export async function openWorld(story, { names = [] } = {}) {
       upstream: ca.issue('upstream', ['upstream.test', 'localhost', upstreamAddress]),
     },
     onClose: (closer) => closers.push(closer),
-    /** A port of `on` that is free now, and was given to nobody before; nobody else uses our addresses. */
+    /** A port of `on` that is free now and was not returned before. No other process uses these addresses. */
     freePort: async (on = address) => {
       for (;;) {
         const port = await new Promise((done, fail) => {
           const probe = net.createServer().on('error', fail);
           probe.listen(0, on, () => { const free = probe.address().port; probe.close(() => done(free)); });
         });
-        // The system likes to give the port again that was just closed.
+        // The system tends to return the port again that was closed last.
         if (!given.has(`${on} ${port}`)) { given.add(`${on} ${port}`); return port; }
       }
     },
@@ -59,7 +59,7 @@ export async function openWorld(story, { names = [] } = {}) {
       closers.push(() => origin.close());
       return origin;
     },
-    /** The usual configuration: one profile, one TLS listener, the given upstreams and routes. */
+    /** The usual configuration: one profile, one TLS listener, and the given upstreams and routes. */
     plainConfig: async ({ upstream, route, profile = {}, listener = {}, gateway = {} }) => ({
       gateway: { workers: 1, 'drain-timeout': '2s', ...gateway },
       certificate: { main: { pairs: [world.pair(world.certs.gateway)] } },
@@ -75,7 +75,7 @@ export async function openWorld(story, { names = [] } = {}) {
     pair: (cert) => ({ chain: cert.crt, key: cert.key }),
     close: async () => {
       const failures = [];
-      // Whoever does not close is named, and does not keep the rest from it.
+      // A resource that fails to close is named, and the others are closed nevertheless.
       for (const closer of closers.reverse()) {
         await inTime(`${closer} of the world`, (async () => closer())(), 30_000).catch((error) => failures.push(error));
       }

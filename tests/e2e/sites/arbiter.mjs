@@ -1,5 +1,5 @@
-// The arbiter: a host beside both sites that asks each gateway, twice a second, whether its site is ready. Each change is one
-// line of JSON on standard output.
+// The arbiter: a program on a third host that asks each gateway twice a second whether its site is ready. It prints
+// each change as one line of JSON.
 //
 //   node arbiter.mjs '{"sites": {"site-a": "https://10.77.0.3:8443"}, "ca": "..."}'
 

@@ -1,6 +1,6 @@
-// Everybody who uses the sites, as a program on a host of its own: people who chat (Socket.IO 2 and 4, some polling, some on
-// WebSockets), a platform that calls a webhook every second until it is taken, and uploads. What happens is told as lines of
-// JSON on standard output; `stop` on standard input stops everybody, and what is still under way may finish.
+// All users of the sites, as a program on a host of its own: chat clients (Socket.IO 2 and 4, by polling and by
+// WebSocket), a platform that calls a webhook every second until it is accepted, and uploads. It prints events as lines
+// of JSON; `stop` on standard input stops all users, and pending work may finish.
 //
 //   node clients.mjs '{"url": "https://10.77.0.2:8443", "ca": "...", "people": 16}'
 
@@ -21,7 +21,7 @@ const transports = [['polling'], ['polling', 'websocket'], ['websocket']];
 function person(number) {
   const client = (number % 4 === 3 ? io2 : io4)(url, {
     ca, forceNew: true, transports: transports[number % 3], timeout: 5000,
-    // The library's own: between 1 and 5 seconds, spread by half.
+    // The defaults of the library: between 1 and 5 seconds, randomised by half.
     reconnectionDelay: 1000, reconnectionDelayMax: 5000, randomizationFactor: 0.5,
   });
   client.on('connect', () => say({ kind: 'connect', number }));
@@ -29,7 +29,7 @@ function person(number) {
   for (const event of ['connect_error', 'reconnect_error']) client.on(event, () => say({ kind: 'refused', number }));
   let count = 0;
   const chat = setInterval(() => {
-    // Nobody can write while the page says that it is reconnecting.
+    // People cannot write while the page shows that it reconnects.
     if (!client.connected) return;
     const id = `${number}/${++count}`;
     say({ kind: 'note', id });
@@ -38,7 +38,7 @@ function person(number) {
   return () => { clearInterval(chat); return sleep(1500).then(() => client.close()); };
 }
 
-/** One POST: its status, or the code of what went wrong. Every one on a connection of its own, as platforms do. */
+/** One POST: its status, or the code of its error. Each uses a connection of its own, as platforms do. */
 function post(path, body, { within }) {
   return new Promise((done) => {
     const request = https.request(`${url}${path}`, {
@@ -57,7 +57,7 @@ function post(path, body, { within }) {
   });
 }
 
-/** Tries `kind` number `number` until it is taken. */
+/** Repeats delivery `number` of this `kind` until it is accepted. */
 async function deliver(kind, number, body, within) {
   for (let attempt = 1; ; attempt++) {
     const id = `${number}.${attempt}`;

@@ -1,8 +1,8 @@
-// The components of one site, as a program of its own, so that it can be killed: the chat server (real Socket.IO 4, which also
-// takes clients of 2.x), a webhook and an upload. Every delivery is one line of JSON on standard output.
+// The components of one site, as a program of its own that can be killed: the chat server (real Socket.IO 4, which also
+// accepts clients of 2.x), a webhook and an upload. It prints every delivery as one line of JSON.
 //
-// Node takes one connection in each round of its event loop, which is little where rounds take long. A server for thousands is
-// handed its listening socket, several times, as `fds`.
+// Node accepts one connection in each round of its event loop, which is too slow for thousands of clients. A server for
+// thousands therefore inherits its listening socket several times, as `fds`.
 //
 //   node components.mjs '{"name": "site-a", "address": "127.0.0.1", "port": 8444, "key": "...", "cert": "..."}'
 

@@ -1,6 +1,6 @@
-// Many who chat, as a program of its own, all from one address and without cookies: so many with the library, the others with
-// a client that costs less. They come one after the other, so many at a time (`abreast`); later each writes a note every so many seconds.
-// What became of them is told every second, as a line of JSON on standard output.
+// Many chat clients in one program, all from one address and without cookies: `real` of them with the library, `light`
+// with a cheaper client. They join one after the other, `abreast` at a time; later each sends a note every `every`
+// seconds. Their state is printed every second, as a line of JSON.
 //
 //   node crowd.mjs '{"url": "https://127.0.0.1:8443", "ca": "...", "real": 100, "light": 900, "abreast": 20, "every": 5}'
 
@@ -15,18 +15,18 @@ import { stillness } from './stillness.mjs';
 
 const io2 = createRequire(import.meta.url)('socket.io-client-v2');
 const { url, ca: caFile, real, light, abreast, every } = JSON.parse(process.argv[2]);
-// Without an agent the library opens a connection for every poll, as no browser does; and reads the authority for each.
+// Without an agent the library would open a connection for every poll, unlike a browser, and read the CA each time.
 const secureContext = tls.createSecureContext({ ca: readFileSync(caFile) });
 const transports = [['polling'], ['polling', 'websocket'], ['websocket']];
 const still = stillness();
 const all = [];
 let joining = 0;
 let moved = 0;
-/** Of whom a session was lost, by the endpoint it was on, and why. */
+/** Lost sessions by endpoint and reason. */
 const lost = {};
-/** What those were told who asked for a session that was lost. */
+/** Answers to requests for lost sessions. */
 const told = {};
-/** Milliseconds since their sessions were lost, of those who have an answer again. */
+/** Milliseconds from the loss of a session to the next answer, for each client that is back. */
 let back = [];
 
 const count = (counts, key) => { counts[key] = (counts[key] ?? 0) + 1; };
@@ -35,7 +35,7 @@ function join(number) {
   const ways = transports[number % 3];
   const client = number >= real ? new Light(url, secureContext, ways) : (number % 4 === 3 ? io2 : io4)(url, {
     agent: new https.Agent({ keepAlive: true, secureContext }), forceNew: true, transports: ways, timeout: 20_000,
-    // The library's own: between 1 and 5 seconds, spread by half.
+    // The defaults of the library: between 1 and 5 seconds, randomised by half.
     reconnectionDelay: 1000, reconnectionDelayMax: 5000, randomizationFactor: 0.5,
   });
   const one = { client, home: undefined, since: undefined, note: client.note?.bind(client) ?? client.emit.bind(client, 'note') };

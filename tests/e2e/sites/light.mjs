@@ -1,7 +1,7 @@
-// A Socket.IO client that costs next to nothing, so that thousands of them do not keep the machine from what they are there to
-// see: Engine.IO 4 on bare TLS sockets, by long polls, by WebSocket, or by one and then the other, as the library does. It
-// keeps the library's timers: a session is given up if no ping comes for pingInterval + pingTimeout, and opened anew after 1 s,
-// 2 s, 4 s and then 5 s, more or less by half.
+// A Socket.IO client with little overhead, so that thousands of them do not overload the machine: Engine.IO 4 on bare
+// TLS sockets, by long polls, by WebSocket, or by polls with an upgrade, as in the library. It has the timers of the
+// library: it gives up a session if no ping arrives for pingInterval + pingTimeout, and opens a new one after 1 s, 2 s,
+// 4 s and then 5 s, randomised by half.
 
 import tls from 'node:tls';
 import { EventEmitter } from 'node:events';
@@ -11,7 +11,7 @@ const OPENING = 20_000;
 const SEPARATOR = '\x1e';
 const upgrade = 'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n';
 
-/** A connection on which requests follow one another, until one of them makes it a WebSocket. */
+/** A connection that carries requests one after the other, until one of them makes it a WebSocket. */
 class Wire {
   constructor(site, ticket, gone) {
     this.site = site;
@@ -42,7 +42,7 @@ class Wire {
     if (status !== 101) {
       const length = /\r\ncontent-length: *(\d+)/i.exec(head)?.[1];
       if (length === undefined) {
-        // The short answers of Engine.IO that have no length are one chunk.
+        // Engine.IO's short answers without a length are one chunk.
         const chunk = /^([\da-f]+)\r\n([^]*)\r\n0\r\n\r\n$/i.exec(rest.toString('latin1'));
         if (!chunk) return;
         [body, rest] = [chunk[2], Buffer.alloc(0)];
@@ -69,7 +69,7 @@ class Wire {
   end() { this.onFrame = undefined; this.done = undefined; this.closed = true; this.socket.destroy(); }
 }
 
-/** Tells `connect`, `disconnect` with why, and `refused`; `told` with the answer to the last poll of a session that was lost. */
+/** Emits `connect`, `disconnect` with a reason, `refused`, and `told` with the answer to the last poll of a lost session. */
 export class Light extends EventEmitter {
   constructor(url, secureContext, transports) {
     super();
@@ -97,7 +97,7 @@ export class Light extends EventEmitter {
     const kept = this.wires[name];
     if (kept && !kept.closed && !kept.done) return kept;
     const wire = new Wire(this.site, this.ticket, () => {
-      // A kept connection may be closed when nobody asks anything.
+      // A kept connection may close between requests.
       if (this.wires[name] === wire && (wire.done || name === 'socket')) this.lose(`${name} closed`);
     });
     this.wires[name] = wire;
@@ -119,7 +119,7 @@ export class Light extends EventEmitter {
     return this.poll();
   }
 
-  /** Packets wait for the POST before them, as in the library. */
+  /** Packets wait for the end of the POST before them, as in the library. */
   send(packet) {
     if (this.isUpgraded || this.transports[0] === 'websocket') return this.wires.socket.say(packet);
     this.posts.push(packet);
@@ -179,7 +179,7 @@ export class Light extends EventEmitter {
     }
   }
 
-  /** Once nothing is under way by polls, the WebSocket has all of it. */
+  /** Once no poll is pending, the WebSocket carries everything. */
   upgrade() {
     const over = () => {
       if (this.posting) { this.posted = over; return; }
@@ -196,13 +196,13 @@ export class Light extends EventEmitter {
     this.send(`42${number}${JSON.stringify(['note', id])}`);
   }
 
-  /** To be called now and then: one timer for all costs less than one for each. */
+  /** Checks the deadline. The caller has one timer for all clients, which is cheaper than one each. */
   look(now) { if (this.deadline !== undefined && now > this.deadline) this.lose(this.connected ? 'ping timeout' : 'timeout'); }
 
   lose(why) {
     if (this.deadline === undefined) return;
     const [was, dead] = [this.id, this.sid];
-    // Connections on which nothing is under way are kept, as browsers do.
+    // Idle connections are kept, as by browsers.
     for (const [name, wire] of Object.entries(this.wires)) if (wire.done || name === 'socket') wire.end();
     this.deadline = this.id = this.sid = this.pausing = this.posted = undefined;
     this.posting = this.isUpgraded = false;
@@ -212,10 +212,10 @@ export class Light extends EventEmitter {
     setTimeout(() => this.open(), delay * (0.5 + Math.random()));
   }
 
-  /** Polls for a session that is lost, as a client does that has not noticed yet. */
+  /** Polls for a lost session, like a client that has not noticed the loss yet. */
   askAfter(sid) {
     this.wire('polls').ask('GET', `/socket.io/?EIO=4&transport=polling&sid=${sid}`, '', '', ({ status, body, head }) => {
-      // The gateway may not have noticed yet either.
+      // The gateway may not have noticed the loss yet either.
       if (status === 502) this.askAfter(sid);
       else this.emit('told', `${status} ${/\r\ngateway-reason: *(\S+)/i.exec(head)?.[1]} ${body}`);
     });

@@ -1,6 +1,6 @@
-// What a day on two sites cost: a table of what was lost at each event, and a plot of the sessions opened each second.
+// The report of a run on two sites: a table of losses at each event, and a plot of the sessions opened in each second.
 
-/** Counts what happened between `from` and `to`: `told` is what the clients said, `taken` what the sites were given. */
+/** Counts events between `from` and `to`: `told` are reports of the clients, `taken` deliveries to the sites. */
 export function tally(told, taken, from, to) {
   const mine = told.filter(({ at }) => at >= from && at < to);
   const of = (kind) => mine.filter((line) => line.kind === kind);
@@ -19,7 +19,7 @@ export function tally(told, taken, from, to) {
   };
 }
 
-/** The longest anybody's notes went unanswered, in milliseconds; counted where it began. */
+/** The longest time in milliseconds for which notes of a client were not answered, counted at its beginning. */
 function longestAway(told, from, to) {
   const last = new Map();
   let longest = 0;
