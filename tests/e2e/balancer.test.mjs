@@ -1,6 +1,6 @@
-// The balancer in front of two sites, as it is shipped: app-gateway, and for who keeps it HAProxy. Real Socket.IO clients
-// come through it to the gateway of a site, whose chat server is stopped and started as Hybrid Chat has it. TLS is opened
-// at the sites.
+// The shipped configurations of a balancer in front of two sites: app-gateway and HAProxy. Real Socket.IO clients
+// connect through it to the gateway of a site, whose chat server is stopped and started like Hybrid Chat's. TLS is
+// terminated at the sites.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -20,7 +20,7 @@ import { openWorld } from './lib/world.mjs';
 const FQDN = 'chat.example.com';
 const contrib = (path) => join(root, 'contrib', path);
 
-/** A site: its gateway on 8443 of an address of its own, and a chat server that runs or does not. */
+/** A site: its gateway on port 8443 of an address of its own, and a chat server that can be stopped. */
 class Site {
   constructor(world, name, last) {
     Object.assign(this, { world, name, address: world.address.replace(/\.1$/, `.${last}`) });
@@ -49,17 +49,17 @@ class Site {
     return this;
   }
 
-  /** `takeover.sh` */
+  /** Starts the chat server, like `takeover.sh`. */
   async takeOver() {
     this.chat = await startChat(this.world, 4, { port: this.chatPort });
     this.chat.io.on('connection', (socket) => socket.on('who', (answer) => answer(this.name)));
   }
 
-  /** `renounce.sh` */
+  /** Stops the chat server, like `renounce.sh`. */
   renounce() { return this.chat.kill(); }
 }
 
-/** The site that a client is at; `null` if it is disconnected meanwhile. Leaves no timer and no listener. */
+/** The site that serves a client; `null` if it disconnects meanwhile. Leaves no timer and no listener. */
 const who = (client) => {
   let gone;
   const answer = new Promise((done) => {
@@ -69,7 +69,7 @@ const who = (client) => {
   return inTime('an answer', answer).finally(() => client.off('disconnect', gone));
 };
 
-/** Everybody is connected, and to this site. */
+/** Waits until all clients are connected to this site. */
 const everybodyIsAt = (site, clients) => until(`everybody to be at ${site.name}`, async () => {
   if (!clients.every((client) => client.connected)) return false;
   const names = await Promise.all(clients.map(who));
@@ -88,7 +88,7 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
   after(() => world.close());
 
   const environment = () => ({ SITE_A: a.address, SITE_B: b.address, CHAT_FQDN: FQDN, INTERNET_ADDR: world.address, LAN_ADDR: world.address });
-  // What DNS would say.
+  // Resolves the public name.
   const lookup = (name, options, answer) =>
     options.all ? answer(null, [{ address: world.address, family: 4 }]) : answer(null, world.address, 4);
   const clientsOf = (count, ways = [['polling'], ['polling', 'websocket'], ['websocket']]) => [...Array(count).keys()].map((i) => chatClient(world,
@@ -97,7 +97,7 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
       agent: new https.Agent({ lookup, ca: world.ca.text, keepAlive: true }),
     }));
 
-  /** The chat moves from site to site and back, and everybody with it. */
+  /** Moves the chat from one site to the other and back, and asserts that all clients follow. */
   async function moves() {
     const clients = clientsOf(9);
     await everybodyIsAt(a, clients);
@@ -110,7 +110,7 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
     for (const client of clients) client.close();
   }
 
-  /** app-gateway with contrib/balancer. */
+  /** Starts app-gateway with contrib/balancer. */
   async function shipped(name) {
     const directory = join(world.dir, name);
     cpSync(contrib('balancer'), directory, { recursive: true });
@@ -120,7 +120,7 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
         return text.replace(from, to);
       }, readFileSync(join(directory, file), 'utf8')));
     change('sites.toml', ['# ca-file = "site-ca.crt"', `ca-file = "${world.ca.crt}"`], ['# proxy-protocol = "v2"', 'proxy-protocol = "v2"'],
-      // The test does not wait for a minute, and 443 is for root.
+      // Shorter than a minute, and a port that does not need root.
       ['return-after = "1min"', 'return-after = "1s"'], [':443"', ':4443"']);
     change('gateway.toml', ['[admin]', '[admin]\nexpose = true']);
     const admin = `${world.address}:${await world.freePort()}`;
@@ -130,7 +130,7 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
     return balancer;
   }
 
-  test('app-gateway, with the configuration that is shipped', async () => {
+  test('the shipped configuration of app-gateway moves clients between sites', async () => {
     const balancer = await shipped('balancer');
     try {
       await moves();
@@ -138,11 +138,11 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
       assert.deepEqual([cut.profile, cut.route, cut.upstream, cut.sni], ['internet', FQDN, 'sites', FQDN]);
       assert.ok(await balancer.metric(`tcp_connections_total{profile="internet",result="ok",tcp_route="${FQDN}"}`) > 0);
 
-      // The site knows whose a connection is, and what it is called here.
+      // The site's log names the client and the connection ID of the balancer.
       const there = await a.gateway.accessLine('of a connection through the balancer', (line) => line.proxy_protocol === 'proxied');
       assert.ok(balancer.access.some(({ id, client }) => id === there.peer_id && client === there.client), JSON.stringify(there));
 
-      // Another name gets an alert, and nothing to talk to.
+      // Another server name gets an alert and reaches no site.
       const other = tls.connect({ host: world.address, port: 8443, servername: 'other.example.com', ca: world.ca.text });
       const [error] = await inTime('the alert', new Promise((done) => other.on('error', (...told) => done(told))));
       assert.match(String(error), /unrecognized name/i);
@@ -155,7 +155,7 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
     }
   });
 
-  test('a new version of the balancer takes over without cutting anybody', async () => {
+  test('an upgrade of the balancer cuts no connection', async () => {
     const balancer = await shipped('upgraded');
     const [client] = clientsOf(1, [['websocket']]);
     await everybodyIsAt(a, [client]);
@@ -174,14 +174,14 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
       client.close();
       await until(() => `the old process to end: ${balancer.process.stderr}\n${balancer.process.stdout}`, () => balancer.process.child.exitCode !== null, { within: 20_000 });
     } finally {
-      process.kill(pid, 'SIGTERM'); // ours: the one our process has started
-      // Nobody may be there to collect it.
+      process.kill(pid, 'SIGTERM'); // the process of the new version, which this test has started
+      // The process may be a zombie without a parent that waits for it.
       const runs = () => { try { return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8')); } catch { return false; } };
       await until('the new process to end', () => !runs());
     }
   });
 
-  test('HAProxy, with the configuration that is shipped', async (t) => {
+  test('the shipped configuration of HAProxy moves clients between sites', async (t) => {
     const env = { ...process.env, ...environment(), PATH: `${process.env.PATH}:/usr/sbin` };
     if ((await run('haproxy', ['-v'], { env }).catch(() => null))?.code !== 0) return t.skip('there is no haproxy');
     const shipped = contrib('haproxy/haproxy.cfg');
@@ -201,7 +201,7 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
     }
   });
 
-  test('keepalived takes the shipped configuration, and its script says what the gateway says', async (t) => {
+  test('keepalived accepts the shipped configuration, and its script reports the readiness of the gateway', async (t) => {
     const env = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` };
     const script = contrib('keepalived/app-gateway-check');
     const asked = () => run(script, [], { env: { ...env, APP_GATEWAY: binary(), APP_GATEWAY_CONFIG: a.gateway.directory } });

@@ -1,5 +1,5 @@
-// HAProxy and nginx in front of the gateway, saying who the client is (PROXY protocol in both versions, X-Forwarded-For,
-// Forwarded), and behind it, being told.
+// HAProxy and nginx in front of the gateway, naming the client (PROXY protocol in both versions, X-Forwarded-For and
+// Forwarded), and behind it, receiving the client's address.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -14,7 +14,7 @@ import { until } from './lib/wait.mjs';
 
 let world, origin, gateway, balancer, client;
 
-/** A frontend of HAProxy that passes on to the gateway, from the balancer's address. */
+/** A frontend of HAProxy that forwards to the gateway from the balancer's address. */
 const frontend = (port, send, { bind = '', before = '', to = gateway.listener() } = {}) => `
 listen p${port}
   bind ${world.address}:${port} ${bind}
@@ -22,7 +22,7 @@ listen p${port}
   ${before}
   server g ${to.host}:${to.port} source ${balancer} ${send}`;
 
-/** What the origin saw of a request from the client's address through this port, and its line in the log. */
+/** The origin's record of a request through this port from the client's address, and the line of the log. */
 async function through(port, { to = gateway, args = [], ...options } = {}) {
   const path = `/seen?port=${port}-${to.access.length}`;
   const answer = await curl(world, to, path, { args: ['--interface', client, ...args], listener: { host: world.address, port }, ...options });
@@ -55,7 +55,7 @@ before(async () => {
 after(() => world.close());
 
 describe('HAProxy in front', { skip: gatewayOnly }, () => {
-  test('every way in which it sends the header', async () => {
+  test('all variants of its PROXY header name the client', async () => {
     const pem = join(world.dir, 'haproxy.pem');
     const person = world.ca.issue('person', [], { client: true });
     writeFileSync(pem, Buffer.concat([world.certs.gateway.crtText, world.certs.gateway.keyText]));
@@ -63,7 +63,7 @@ describe('HAProxy in front', { skip: gatewayOnly }, () => {
       'send-proxy': {},
       'send-proxy-v2': {},
       'send-proxy-v2 proxy-v2-options unique-id,crc32c': { id: true },
-      // It ends TLS itself, says what it saw, and begins TLS anew.
+      // HAProxy terminates TLS, describes the session in the header, and opens TLS anew.
       'ssl verify none send-proxy-v2-ssl': { bind: `ssl crt ${pem}` },
       'ssl verify none send-proxy-v2-ssl-cn proxy-v2-options ssl,cert-cn,ssl-cipher,cert-sig,cert-key,authority,crc32c,unique-id':
         { bind: `ssl crt ${pem} ca-file ${world.ca.crt} verify required`, args: ['--cert', person.crt, '--key', person.key], id: true },
@@ -81,11 +81,11 @@ describe('HAProxy in front', { skip: gatewayOnly }, () => {
       const port = seen.line.client.split(':')[1];
       assert.equal(seen.line.peer_id, id && `lb-${client}-${port}`, send);
     }
-    // Over HTTP/2, where TLS goes through as it is.
+    // Over HTTP/2, with TLS passed through.
     assertFromClient(await through(ports[1], { args: ['--http2'] }));
   });
 
-  test('the port that only redirects', async () => {
+  test('a redirect listener accepts the header', async () => {
     const port = await world.freePort();
     await startHaproxy(world, frontend(port, 'send-proxy-v2', { to: gateway.listener('internet', 1) }), { ports: [[world.address, port]] });
     const answer = await run('curl', ['--silent', '--include', '--interface', client, `http://${world.address}:${port}/x`]);
@@ -94,7 +94,7 @@ describe('HAProxy in front', { skip: gatewayOnly }, () => {
     assert.equal(line.client.split(':')[0], client);
   });
 
-  test('its health checks are good, and leave no line in the log', async () => {
+  test('its health checks pass and are not logged', async () => {
     const lines = gateway.access.length;
     const ports = [await world.freePort(), await world.freePort()];
     const stats = await world.freePort();
@@ -122,7 +122,7 @@ ${frontend(ports[1], 'send-proxy check check-ssl verify none inter 100ms')}`, { 
 });
 
 describe('nginx in front', { skip: gatewayOnly }, () => {
-  test('stream with proxy_protocol', async () => {
+  test('its stream module with proxy_protocol names the client', async () => {
     const port = await world.freePort();
     const to = gateway.listener();
     await world.nginx('', {
@@ -134,10 +134,10 @@ describe('nginx in front', { skip: gatewayOnly }, () => {
   });
 });
 
-describe('nobody else', { skip: gatewayOnly }, () => {
-  test('a client that pretends to be a balancer', async () => {
+describe('other peers', { skip: gatewayOnly }, () => {
+  test('a client that sends a header is rejected', async () => {
     const { host, port } = gateway.listener();
-    // curl can send the header itself: of its own address here, which is not listed.
+    // curl sends the header from its own address, which is not a listed balancer.
     const answer = await curl(world, gateway, '/seen?spoofed', { args: ['--interface', client, '--haproxy-protocol'], listener: { host, port } });
     assert.notEqual(answer.code, 0);
     const line = await gateway.accessLine('of the refusal', (l) => l.reason === 'not_a_balancer');
@@ -145,7 +145,7 @@ describe('nobody else', { skip: gatewayOnly }, () => {
     assert.ok(!origin.requests.some((request) => request.url?.includes('spoofed')));
   });
 
-  test('a balancer without the header', async () => {
+  test('a balancer without a header is rejected', async () => {
     const port = await world.freePort();
     await startHaproxy(world, frontend(port, ''), { ports: [[world.address, port]] });
     const answer = await curl(world, gateway, '/seen', { listener: { host: world.address, port } });
@@ -155,14 +155,14 @@ describe('nobody else', { skip: gatewayOnly }, () => {
   });
 });
 
-describe('upstreams that are told', { skip: gatewayOnly }, () => {
-  /** A gateway whose one upstream gets a header on each connection. */
+describe('upstreams with proxy-protocol', { skip: gatewayOnly }, () => {
+  /** A gateway whose only upstream gets a PROXY header on each connection. */
   const telling = async (url, upstream = {}) => world.gateway(await world.plainConfig({
     upstream: { told: { endpoints: [url], 'proxy-protocol': 'v2', ...upstream } },
     route: [{ path: '/', upstream: 'told' }],
   }));
 
-  test('nginx over TLS, checks included', async () => {
+  test('nginx over TLS accepts the header, also of health checks', async () => {
     const port = await world.freePort(world.upstreamAddress);
     await world.nginx(`
       server {
@@ -176,7 +176,7 @@ describe('upstreams that are told', { skip: gatewayOnly }, () => {
     });
     const { host, port: own } = told.listener();
     await until('the check to be good', async () => (await told.metric(`upstream_checks_total{result="good",upstream="told"}`)) > 0);
-    // Two requests on one connection of curl's, and one on another.
+    // Two requests on one connection of curl, and one on another.
     const answers = await Promise.all([client, client.replace(/77$/, '78')].map(async (from) => {
       const one = ['--silent', '--show-error', '--cacert', world.ca.crt, '--interface', from, '--connect-to', `localhost:${own}:${host}:${own}`];
       const { out: said, err } = await run('curl', [...one, `https://localhost:${own}/one`, `https://localhost:${own}/two`]);
@@ -194,7 +194,7 @@ describe('upstreams that are told', { skip: gatewayOnly }, () => {
     assert.notEqual(connections[0], connections[1], 'two clients, two connections');
   });
 
-  test('HAProxy, which checks the checksum and knows the name and the id', async () => {
+  test('HAProxy accepts the checksum and reads the server name and the ID', async () => {
     const port = await world.freePort(world.upstreamAddress);
     await startHaproxy(world, `
 frontend told
@@ -209,8 +209,9 @@ frontend told
     assert.equal(`${answer.body}`, `${client} ${told.listener().port} localhost ${line.id}`);
   });
 
-  test('what is served and what is passed through, in one configuration, to one upstream and to another that is told nothing', async () => {
-    // Both ways end at this nginx, which says who it was told, and on which of its connections.
+  test('reverse and passthrough listeners share an upstream with the header, and another upstream gets none', async () => {
+    // Reverse and passthrough listeners lead to this nginx, which reports the client of the header and its connection
+    // number.
     const [told, untold] = [await world.freePort(world.upstreamAddress), await world.freePort(world.upstreamAddress)];
     const keys = `ssl_certificate ${world.certs.upstream.crt}; ssl_certificate_key ${world.certs.upstream.key};`;
     const says = '"$remote_addr $proxy_protocol_addr $proxy_protocol_server_addr $proxy_protocol_server_port $proxy_protocol_port $connection\\n"';
@@ -248,13 +249,13 @@ frontend told
         const line = await mixed.accessLine('of what was passed through', (l) => l.client === `${from}:${passed[4]}`);
         assert.deepEqual([line.profile, line.upstream, line.sni], ['through', 'told', 'upstream.test']);
         connections.push([`served for ${from}`, open.at(-1)], [`passed ${line.id}`, passed.at(-1)]);
-        // Nobody is told: the gateway is the client. A header would have broken TLS.
+        // This upstream gets no header, so the gateway is its client. A header would have broken TLS.
         const [direct] = await ask(from, 'localhost', served, '/untold');
         const [through] = await ask(from, 'localhost', passing, '/untold');
         assert.ok(!people.includes(direct) && !people.includes(through), `${direct} ${through}`);
       }
     }
-    // A connection of the upstream is of one client and of one way.
+    // A connection of the upstream belongs to one client and one kind of listener.
     const owners = new Map();
     for (const [owner, connection] of connections) {
       assert.equal(owners.get(connection) ?? owner, owner, JSON.stringify(connections));
@@ -264,7 +265,7 @@ frontend told
     assert.equal(await mixed.metric('upstream_endpoint_up{endpoint="' + `${world.upstreamAddress}:${told}` + '",upstream="told"}'), 1);
   });
 
-  test('through a balancer and on: the client is the client to the end', async () => {
+  test('the client named by a balancer reaches the upstream', async () => {
     const port = await world.freePort(world.upstreamAddress);
     await startHaproxy(world, `
 frontend told
@@ -285,13 +286,13 @@ frontend told
 });
 
 describe('proxies that speak HTTP', { skip: gatewayOnly }, () => {
-  /** A gateway that trusts what the balancer's address says. */
+  /** A gateway that trusts the fields of requests from the balancer's address. */
   const trusting = async (profile = {}) => world.gateway(await world.plainConfig({
     profile: { 'trusted-proxies': [balancer], ...profile },
     upstream: { origin: { endpoints: [origin.url], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' } },
     route: [{ path: '/', upstream: 'origin' }],
   }));
-  /** What a client sends who would like to be somebody else. */
+  /** Fields of a client that pretends to be another one. */
   const lies = ['-H', 'X-Forwarded-For: 203.0.113.66', '-H', 'Forwarded: for=203.0.113.66'];
   const isClient = ({ line, headers }, hops) => {
     assert.equal(line.client.split(':')[0], client);
@@ -300,7 +301,7 @@ describe('proxies that speak HTTP', { skip: gatewayOnly }, () => {
     assert.equal(headers.get('forwarded'), undefined);
   };
 
-  test('nginx, which adds to X-Forwarded-For', async () => {
+  test('nginx names the client by adding to X-Forwarded-For', async () => {
     const to = await trusting();
     const port = await world.freePort();
     const { host, port: own } = to.listener();
@@ -317,12 +318,12 @@ describe('proxies that speak HTTP', { skip: gatewayOnly }, () => {
     }`, { ports: [[world.address, port]] });
     isClient(await through(port, { to }), `${client}, ${balancer}`);
     isClient(await through(port, { to, args: lies }), `203.0.113.66, ${client}, ${balancer}`);
-    // Past it, a client is who it is.
+    // Without the proxy in between, the fields are ignored.
     const { line, headers } = await through(own, { to, args: lies });
     assert.deepEqual([line.client.split(':')[0], line.peer, headers.get('x-forwarded-for')], [client, undefined, client]);
   });
 
-  test('HAProxy, with X-Forwarded-For or with Forwarded', async () => {
+  test('HAProxy names the client by X-Forwarded-For or Forwarded', async () => {
     const pem = join(world.dir, 'haproxy-http.pem');
     writeFileSync(pem, Buffer.concat([world.certs.gateway.crtText, world.certs.gateway.keyText]));
     const ways = [

@@ -1,6 +1,6 @@
-// What a newcomer sees: `app-gateway demo`, two browsers, a conversation over WSS.
+// The first steps of a new user: `app-gateway demo`, two browsers, a conversation over WSS.
 //
-// E2E_DEMO="https://…/customer-gadget/ https://…/agent-gadget/" drives a demo that already runs.
+// E2E_DEMO="https://…/customer-gadget/ https://…/agent-gadget/" uses a demo that already runs.
 
 import { after, before, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -29,7 +29,7 @@ before(async () => {
 });
 after(() => world?.close());
 
-/** A browser of one's own (cookies, connections) on a page, with what went over the wire. */
+/** Opens a page in a browser context of its own (cookies, connections), and records its requests. */
 async function visit(url) {
   const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 900, height: 700 } });
   const page = await context.newPage();
@@ -55,7 +55,7 @@ async function say(page, text) {
   await page.click('#send');
 }
 
-/** The agent's page lists customers once they have written; a click shows what they wrote. */
+/** The agent's page lists customers once they have written; a click shows their messages. */
 const openConversation = (page, name) => page.locator('#conversations button', { hasText: name }).click();
 
 test('the customer on 8443 and the agent on the LAN port chat with each other over WSS', { skip }, async () => {
@@ -91,7 +91,7 @@ test('the customer on 8443 and the agent on the LAN port chat with each other ov
   await agent.context.close();
 });
 
-test('what markup a person types stays text', { skip }, async () => {
+test('markup in messages is shown as text', { skip }, async () => {
   const [customer, agent] = [await visit(customerUrl), await visit(agentUrl)];
   for (const { page } of [customer, agent]) await shows(page, '#transport', 'websocket');
   await customer.page.fill('#name', '<i>Eve</i>');
@@ -105,7 +105,7 @@ test('what markup a person types stays text', { skip }, async () => {
   await agent.context.close();
 });
 
-test('a current browser speaks HTTP/2 and agrees on the post-quantum key exchange', { skip }, async () => {
+test('a current browser negotiates HTTP/2 and the post-quantum key exchange', { skip }, async () => {
   const { wire, context } = await visit(customerUrl);
   const answer = await until('the page', () => wire.answers.find((a) => a.tls));
   assert.equal(answer.protocol, 'h2');

@@ -1,6 +1,7 @@
-// A crowd over two endpoints, all behind one address, without a cookie: every session stays on its endpoint; one endpoint is
-// killed, and everybody is back, while those of the other notice nothing. 300 people, or with E2E_LOAD=full 3,000, the
-// product's largest size: 300 of them with the library, the others with a client that costs less (sites/light.mjs).
+// Many clients over two endpoints, all behind one address and without a cookie. Every session stays on its endpoint;
+// when one endpoint is killed, its clients are back soon, and those of the other endpoint are not affected. 300
+// clients, or with E2E_LOAD=full 3,000, the product's largest size: 300 of them with the library, the others with a
+// cheaper client (sites/light.mjs).
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -12,22 +13,25 @@ import { once, until } from './lib/wait.mjs';
 import { openWorld } from './lib/world.mjs';
 
 const part = (name) => join(root, 'tests/e2e/sites', name);
-/** The people of each program: one could not keep up with its own timers. */
+/** The number of clients in each program. A single program could not keep up with its own timers. */
 const isFull = process.env.E2E_LOAD === 'full';
 const CROWDS = isFull
   ? [{ real: 300, light: 0 }, { real: 0, light: 1350 }, { real: 0, light: 1350 }]
   : [{ real: 120, light: 0 }, { real: 120, light: 60 }];
 const PEOPLE = CROWDS.reduce((n, { real, light }) => n + real + light, 0);
-/** Seconds between two notes of one; that of the full size is Hybrid Chat's. */
+/** Seconds between two notes of a client; the value of the full size is Hybrid Chat's. */
 const EVERY = isFull ? 20 : 5;
-/** Hybrid Chat's heartbeat: 3 s, and 6 s of patience. Who has heard nothing for so long gives its session up. */
+/**
+ * Hybrid Chat's heartbeat: an interval of 3 s and a timeout of 6 s. A client without a heartbeat for 9 s gives up its
+ * session.
+ */
 const HEARTBEAT = 9_000;
-/** How long Hybrid Chat waits for a customer or an agent to come back before it ends the chat. */
+/** Hybrid Chat ends a chat if a customer or an agent is not back after this time. */
 const WINDOW = 30_000;
-const PATIENCE = isFull ? WINDOW : HEARTBEAT;
+const MAX_RECONNECT_TIME = isFull ? WINDOW : HEARTBEAT;
 const LOST = '400 session_lost {"code":1,"message":"Session ID unknown"}';
 
-/** Calls `take` with each line of JSON that a program says. */
+/** Calls `take` with each line of JSON that a program prints. */
 function hear(program, take) {
   let rest = '';
   program.onStdout = (text) => {
@@ -38,7 +42,7 @@ function hear(program, take) {
   };
 }
 
-/** What the counts of several programs come to together. */
+/** The sum of the counts of several programs. */
 function together(counts) {
   const all = {};
   for (const one of counts) for (const [key, n] of Object.entries(one)) all[key] = (all[key] ?? 0) + n;
@@ -71,7 +75,7 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
     return server;
   }
 
-  /** The programs with all the people, and what they say together. */
+  /** The programs with all clients, and the sums of their reports. */
   function crowdOf(gateway) {
     const { host, port } = gateway.listener();
     const programs = CROWDS.map((people) => {
@@ -93,7 +97,7 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
       connected: () => sum((now) => now.connected),
       moved: () => sum((now) => now.moved),
       at: (name) => sum((now) => now.homes[name] ?? 0),
-      /** Why sessions were lost that were on this endpoint; without a name, that were not yet known to be on one. */
+      /** Reasons of lost sessions on this endpoint; without a name, of sessions whose endpoint was not known yet. */
       lost: (name) => together(of((now) => now.lost[name] ?? {})),
       told: () => together(of((now) => now.told)),
       back: () => programs.flatMap(({ back }) => back),
@@ -101,7 +105,7 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
     };
   }
 
-  /** Each session had its requests at one endpoint, and was told to be lost only if that is the one that was killed. */
+  /** Asserts that each session had all requests at one endpoint, and was reported lost only if that endpoint was killed. */
   function assertGatewayKeptThem(lines, killed) {
     const homes = new Map();
     for (const { session, endpoint } of lines.filter((line) => line.session && line.endpoint)) {
@@ -113,7 +117,7 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
     for (const line of told) assert.equal(homes.get(line.session), killed, `told to be lost: ${JSON.stringify(line)}`);
   }
 
-  test('stay where they are, and are all back when an endpoint is killed', { timeout: 400_000 }, async () => {
+  test('stay on their endpoint, and are all back after an endpoint is killed', { timeout: 400_000 }, async () => {
     const [a, b] = [await chatServer('a'), await chatServer('b')];
     const gateway = await world.gateway(await world.plainConfig({
       upstream: {
@@ -133,7 +137,7 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
       () => crowd.connected() === PEOPLE && crowd.at('a') + crowd.at('b') === PEOPLE, { within: 180_000, every: 200 });
     const [there, here] = [crowd.at('a'), crowd.at('b')];
     assert.ok(Math.min(there, here) > PEOPLE / 3, `shared by both: ${there} and ${here}`);
-    // Three heartbeats of Hybrid Chat, and two notes of everybody.
+    // Three of Hybrid Chat's heartbeats, and two notes of each client.
     const notes = a.notes.size + b.notes.size;
     await until(() => `two notes of everybody:\n${state()}`, () => a.notes.size + b.notes.size >= notes + 2 * PEOPLE, { within: 90_000 });
     for (const name of ['a', 'b', 'undefined']) assert.deepEqual(crowd.lost(name), {}, `nobody lost a session:\n${state()}`);
@@ -150,8 +154,8 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
     assert.equal(Object.values(crowd.lost('a')).reduce((n, one) => n + one, 0), there);
     assert.deepEqual(Object.keys(crowd.told()), [LOST], `who polled for a lost session:\n${state()}`);
     assert.equal(crowd.moved(), 0);
-    const late = crowd.back().filter(({ took }) => took > PATIENCE);
-    assert.deepEqual(late, [], `everybody was back within ${PATIENCE} ms:\n${state()}`);
+    const late = crowd.back().filter(({ took }) => took > MAX_RECONNECT_TIME);
+    assert.deepEqual(late, [], `everybody was back within ${MAX_RECONNECT_TIME} ms:\n${state()}`);
     for (const [name, server] of [['a', a], ['b', b]]) {
       assert.deepEqual([...server.notes].filter(([, count]) => count > 1), [], `no note came to ${name} twice`);
     }
@@ -159,7 +163,7 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
     assertGatewayKeptThem(gateway.access, a.address);
   });
 
-  /** Says how they came back; what is asserted is not said again. */
+  /** Prints how the clients came back, beyond the assertions. */
   function report(crowd, killed, { there, here, still }) {
     const took = crowd.back().map((one) => one.took).sort((a, b) => a - b);
     const at = (share) => took[Math.min(took.length - 1, Math.floor(took.length * share))];

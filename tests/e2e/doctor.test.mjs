@@ -1,5 +1,5 @@
-// `app-gateway doctor` among stand-ins: every row once good and once failing, and what it says then. `app-gateway
-// ports` on the same configurations.
+// `app-gateway doctor` with stand-ins for all services: each row passes once and fails once, with the expected text.
+// Also `app-gateway ports` on the same configurations.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -18,14 +18,14 @@ const health = {
   'chat-server': '/api/SystemInfo', mre: '/api/status', 'customer-channel-manager': '/api/SystemInfo',
 };
 
-// A name of this host that is not loopback, as a public name would be; containers have one.
+// A name of this host that is not loopback, like a public name. Containers have one.
 const fqdn = os.hostname().toLowerCase();
 const own = (await dns.lookup(fqdn, { family: 4 }).catch(() => ({ address: '127.0.0.1' }))).address;
 const named = !own.startsWith('127.');
 
 let world, other, good, bad, env;
 
-/** Runs a command on a directory of its own that holds `config`. */
+/** Runs a command on a directory of its own with `config`. */
 async function command(args, config, { within = 30_000, shell } = {}) {
   const directory = join(world.dir, `doctor-${Math.random().toString(36).slice(2)}`);
   mkdirSync(directory);
@@ -39,7 +39,7 @@ function inDirectory(args, directory, { within = 30_000, shell } = {}) {
   return run(program, list, { within, env });
 }
 
-/** The report of `doctor --json`, with a way to find rows. */
+/** The report of `doctor --json`, with a function to find rows. */
 async function report(directory, options) {
   const answer = await inDirectory(['doctor', '--json'], directory, options);
   assert.equal(answer.err, '');
@@ -68,13 +68,13 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
   before(async () => {
     world = await openWorld('doctor', { names: [fqdn, 'facebook.test'] });
     other = authority(world.dir, 'other');
-    // This host's CAs are ours for as long as the test runs.
+    // During the test the test CA is the only trusted CA of this host.
     env = { ...process.env, SSL_CERT_FILE: world.ca.crt, NO_COLOR: '1' };
     delete env.SSL_CERT_DIR;
   });
   after(() => world.close());
 
-  describe('where all is well', () => {
+  describe('with all services up', () => {
     let gateway, told, ports;
     before(async () => {
       const [front, services3] = [world.address, `${world.upstreamAddress.slice(0, -1)}3`];
@@ -126,7 +126,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       told = await report(gateway.directory);
     });
 
-    test('nothing has failed, and the exit code says so', () => {
+    test('no row has failed, and the exit code is 0', () => {
       const failed = told.rows.filter((row) => row.state === 'failed');
       assert.deepEqual(failed, []);
       assert.equal(told.ok, true);
@@ -171,7 +171,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     test('the URLs to register are spelled out', () => {
       const row = told.row('webhook-facebook');
       assert.equal(row.target, `https://${fqdn}:${ports.publicPort}/ccm/webhook`);
-      // Without its overrides Twilio does not come again after a 503.
+      // Without these overrides Twilio does not retry after a 503.
       assert.equal(told.row('webhook-twilio').target, `https://${fqdn}:${ports.publicPort}/ccm/msg-client/receive#rc=3&rp=all`);
       assert.equal(told.row('webhook-twitter').target, '');
     });
@@ -184,13 +184,13 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       const text = await inDirectory(['doctor'], gateway.directory);
       assert.equal(text.code, 0, text.out);
       assert.ok(!text.out.includes('\u001b'));
-      // What must be copied whole is not broken.
+      // Text that must be copied whole is not wrapped.
       const long = text.out.split('\n').filter((line) => line.length > 80 && line.trim().includes(' ') && !line.includes(' rows in '));
       assert.deepEqual(long, []);
       assert.match(text.out, /\n {2}ok {4}chat-server /);
     });
 
-    test('some of it can be asked for', async () => {
+    test('rows can be selected', async () => {
       const some = await inDirectory(['doctor', '--json', '--only', 'sql,turn-udp'], gateway.directory);
       assert.deepEqual(JSON.parse(some.out).rows.map((row) => row.name), ['sql', 'turn-udp']);
       const group = await inDirectory(['doctor', '--json', '--only', 'host'], gateway.directory);
@@ -200,7 +200,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       assert.match(none.err, /groups: .*rows: .*sql/s);
     });
 
-    test('ports lists what it has to reach, in four forms', async () => {
+    test('ports lists its destinations in four formats', async () => {
       const text = await inDirectory(['ports'], gateway.directory);
       assert.equal(text.code, 0);
       assert.ok(text.out.split('\n').every((line) => line.length <= 80), text.out);
@@ -216,7 +216,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     });
   });
 
-  describe('where nothing is', () => {
+  describe('with all services down', () => {
     let told, took;
     before(async () => {
       const net24 = world.address.slice(0, -2);
@@ -310,7 +310,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       bad = { at, platforms, hole, queue, there };
     });
 
-    test('the exit code is 1, and it took no longer than its budgets', () => {
+    test('the exit code is 1, within the time budgets', () => {
       assert.equal(told.code, 1);
       assert.equal(told.ok, false);
       assert.ok(took < 10_000, `${took} ms`);
@@ -362,7 +362,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       });
     }
 
-    test('each service, refused, silent, or somebody else', () => {
+    test('each service that refuses, is silent or is another program fails', () => {
       const { at, platforms, hole, queue } = bad;
       for (const [name, target, state, found] of [
         ['sql', `:${at.refused}`, 'failed', /^connection refused$/], ['sql', `:${at.sqlMail}`, 'failed', /does not speak TDS: it began with `220 mail/],
@@ -388,7 +388,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       assert.match(standBy[1].found, /down on purpose/);
     });
 
-    test('ports that others hold, and addresses of others', () => {
+    test('ports held by other programs and addresses of other hosts fail', () => {
       const [held, away] = told.rows.filter((row) => row.group === 'listeners');
       assert.match(held.found, /^bound by another program: (node|MainThread)/);
       assert.equal(away.found, 'no address of this host');
@@ -406,7 +406,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     });
   });
 
-  test('the clock of this host is judged by those of others', async () => {
+  test('the clock of this host is compared with those of servers', async () => {
     const cert = world.ca.issue('early', [world.upstreamAddress], { bits: { days: 40 } });
     const port = await world.freePort(world.upstreamAddress);
     await services.httpsServer(world, world.upstreamAddress, port, cert, (_, res) => {
@@ -425,7 +425,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     assert.match(finder(JSON.parse(answer.out).rows)('clock').found, /^(3599|3600|3601) s behind the clock of 1 that answered/);
   });
 
-  test('what is not configured says which line to add', async () => {
+  test('rows of missing settings name the line to add', async () => {
     const config = {
       profile: { internet: {
         listener: [{ listen: `${world.address}:${await world.freePort()}`, 'redirect-to-https': 443 }],
@@ -443,7 +443,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     assert.match(ports.err, /does not say where they are: sql, smpp, turn, finesse, install/);
   });
 
-  test('ports names balancers, and what is passed through', async () => {
+  test('ports lists balancers and passthrough listeners', async () => {
     const config = {
       doctor: { fqdn: 'chat.example.com' },
       upstream: { sites: {
@@ -488,7 +488,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     const lines = text.out.trimEnd().split('\n');
     assert.match(lines[0], /^Source +Destination +Port +Protocol +Scope +What for$/);
     assert.ok(lines.every((line) => line.length <= 80), text.out);
-    // Cells are broken at blanks; put together they are those of the JSON.
+    // Cells are wrapped at blanks; joined, they equal those of the JSON.
     const starts = [...lines[1].matchAll(/-+/g)].map((rule) => rule.index);
     const cells = (line) => starts.map((start, n) => line.slice(start, starts[n + 1]).trim());
     const told = [];
@@ -499,7 +499,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     assert.deepEqual(told, rows.map((row) => [row.source, row.destination, row.port, row.protocol, row.scope, row.purpose]));
   });
 
-  describe('a host that only passes connections through', () => {
+  describe('a host with only passthrough listeners', () => {
     const name = fqdn;
     let config, gateway, lanPort;
     before(async () => {
@@ -539,7 +539,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       assert.match(used.found, /GET \/ready 200/);
       assert.equal(standby.state, 'warning');
       assert.match(standby.found, /GET \/ready 503.*a stand-by, which may be down on purpose/);
-      // The port that clients of the LAN come to, on both sites.
+      // The LAN port on both sites.
       assert.deepEqual(ports.map((row) => [row.name, row.state, Number(row.target.split(':')[1])]), [['sites', 'good', lanPort], ['sites', 'warning', lanPort]]);
       assert.equal(ports[0].found, 'connected');
       assert.match(ports[1].found, /^connection refused \(a stand-by/);
@@ -559,7 +559,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       assert.deepEqual(text.out.split('\n').filter((line) => line.length > 80 && line.trim().includes(' ') && !line.includes(' rows in ')), []);
     });
 
-    test('a name that no route has, a port that another has, a path that is not there', async () => {
+    test('a name without a route, a port in use and a missing path fail', async () => {
       const wrong = structuredClone(config);
       wrong.doctor.fqdn = 'other.example.com';
       wrong.upstream.sites.check.path = '/redy';
@@ -570,7 +570,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       const [site] = told.rows.filter((row) => row.group === 'components');
       assert.equal(site.state, 'failed');
       assert.match(site.next, /correct `path` in \[upstream\.sites\.check\]$/);
-      // What checks take for good, and for bad, is so for doctor.
+      // `doctor` judges statuses like the health checks.
       for (const [status, state, next] of [['404', 'good', /^$/], ['201', 'failed', /health checks count this status as down/]]) {
         const judged = structuredClone(wrong);
         Object.assign(judged.upstream.sites.check, { path: status === '404' ? '/redy' : '/ready', status });
@@ -584,7 +584,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     });
   });
 
-  test('a proxy that is not there is said once, and everything behind it', async () => {
+  test('an unreachable proxy is reported once, with all destinations behind it', async () => {
     const port = await world.freePort();
     const answer = await command(['doctor', '--json', '--only', 'proxy'], {
       doctor: { proxy: `${world.address}:${port}`, platforms: ['facebook.test'] },
@@ -599,7 +599,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     assert.match(row('facebook.test').found, /proxy is not reached/);
   });
 
-  test('a configuration that cannot be read is drawn', async () => {
+  test('an invalid configuration is shown with its problems', async () => {
     const answer = await command(['doctor'], { doctor: { sql: ['tcp://sql'] } });
     assert.equal(answer.code, 1);
     assert.match(answer.err, /doctor\.target.*correct it first/s);

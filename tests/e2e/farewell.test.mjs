@@ -1,4 +1,4 @@
-// WebSockets that the gateway ends, seen by the libraries that people use: a close code each way, and no broken frame.
+// WebSockets that the gateway closes, seen by common libraries: a close code in each direction and no broken frame.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -24,7 +24,10 @@ before(async () => {
 });
 after(() => world?.close());
 
-/** Echoes; on `/ws/flood` it sends without end, messages large and small, some in fragments. `codes` holds how each ended. */
+/**
+ * An echo server. On `/ws/flood` it sends messages of all sizes without end, some in fragments. `codes` has the close
+ * code of each.
+ */
 async function startEcho() {
   const server = https.createServer({ key: world.certs.upstream.keyText, cert: world.certs.upstream.crtText });
   const sockets = new WebSocketServer({ server, perMessageDeflate: { threshold: 100 } });
@@ -51,7 +54,7 @@ async function flood(ws) {
   }
 }
 
-/** A gateway of the test's own; what is left of it ends with the test. */
+/** Starts a gateway for one test; it ends with the test. */
 async function open(t, settings = {}) {
   const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
   const to = ({ port }) => ({ endpoints: [`https://${world.upstreamAddress}:${port}`], ...verified });
@@ -65,7 +68,7 @@ async function open(t, settings = {}) {
   return gateway;
 }
 
-/** Takes all routes away but one. */
+/** Removes all routes but one. */
 async function deny(gateway) {
   const { internet } = gateway.config.profile;
   gateway.write({ ...gateway.config, profile: { internet: { ...internet, route: internet.route.filter(({ path }) => path === '/stays/') } } });
@@ -97,7 +100,7 @@ const ways = {
 
 for (const [what, { end, code, word, settings }] of Object.entries(ways)) {
   describe(`ended by ${what}`, { skip }, () => {
-    test('ws: both sides see the code and the word', async (t) => {
+    test('ws: both sides receive the close code and the reason', async (t) => {
       const gateway = await open(t, settings);
       const path = `/ws/${word}${what.length}`;
       const ws = await webSocket(gateway, path);
@@ -111,7 +114,7 @@ for (const [what, { end, code, word, settings }] of Object.entries(ways)) {
       assert.deepEqual([line.end, line.close_code], [word, code]);
     });
 
-    test('over HTTP/2: a Close, then the end of the stream', async (t) => {
+    test('over HTTP/2: a Close frame, then the end of the stream', async (t) => {
       const gateway = await open(t, settings);
       const path = `/ws/h2-${word}${what.length}`;
       const session = await connect2(world, gateway);
@@ -128,7 +131,7 @@ for (const [what, { end, code, word, settings }] of Object.entries(ways)) {
       assert.deepEqual(await until('the upstream to see it', () => echo.codes[path]), [code, word]);
     });
 
-    if (what === 'a second TERM') return; // it waits for nobody's frames
+    if (what === 'a second TERM') return; // a second TERM does not wait for the end of frames
 
     test('in the middle of messages, fragments and compression: every frame is whole', async (t) => {
       const gateway = await open(t, settings);
@@ -140,7 +143,7 @@ for (const [what, { end, code, word, settings }] of Object.entries(ways)) {
           received.messages += 1;
           assert.ok(data.every((byte) => byte === data[0]), 'a message is what was sent');
         });
-        // And as much the other way.
+        // Send as much in the other direction.
         const talk = () => { if (ws.readyState === WebSocket.OPEN) ws.send(Buffer.alloc(50_000, i), () => setTimeout(talk, 1)); };
         talk();
         return received;
@@ -172,12 +175,12 @@ for (const [what, { end, code, word, settings }] of Object.entries(ways)) {
   });
 }
 
-test('a ping that is on its way when the route goes is no reason for a broken frame', { skip }, async (t) => {
+test('a half-sent ping is completed when its route is removed', { skip }, async (t) => {
   const gateway = await open(t);
   const session = await connect2(world, gateway);
   t.after(() => session.destroy());
   const socket = await webSocket2(session, '/ws/ping');
-  // Half of a frame, then the reload, then the rest.
+  // Half of a frame, then the reload, then the rest of the frame.
   socket.stream.write(Buffer.from([0x80 | PING, 0x84, 1, 2]));
   await deny(gateway);
   socket.stream.write(Buffer.from([3, 4, 1 ^ 97, 2 ^ 98, 3 ^ 99, 4 ^ 100]));

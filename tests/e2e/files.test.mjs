@@ -1,4 +1,4 @@
-// Every way in which files change under a running gateway, and what must come of it. Nobody asks for a reload here.
+// All ways in which files change under a running gateway, and their effects. No test requests a reload.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -15,7 +15,7 @@ import { toToml } from './lib/toml.mjs';
 import { tick, until } from './lib/wait.mjs';
 
 const skip = gatewayOnly;
-/** Longer than the watcher ever waits before it looks again: five seconds, and the time to be sure. */
+/** Longer than the watcher's longest delay of five seconds. */
 const AGAIN = 7000;
 
 let world, upstream, next;
@@ -33,7 +33,7 @@ before(async () => {
 });
 after(() => world?.close());
 
-/** A gateway on a directory and a certificate of its own. `text(name)` is the file that sends `/at/` to that upstream. */
+/** A gateway with a directory and a certificate of its own. `text(name)` is the file that routes `/at/` to that upstream. */
 async function open(t, { program, args, directory: place } = {}) {
   const root = join(world.dir, `files-${++number}`);
   const directory = place?.(root) ?? join(root, 'config');
@@ -77,7 +77,7 @@ async function open(t, { program, args, directory: place } = {}) {
   return gateway;
 }
 
-/** Waits for longer than the watcher does. */
+/** Asserts that no reload happens for longer than the watcher's delay. */
 async function nothingComes(gateway) {
   const before = [await gateway.applied(), await gateway.refused()];
   const since = Date.now();
@@ -123,14 +123,14 @@ describe('a complete file in place of the old one is applied, once', { skip }, (
       edit(gateway);
       await gateway.becomes('b');
       assert.deepEqual([await gateway.applied(), await gateway.good()], [1, 1]);
-      // And whoever watched the old file or directory would miss this one.
+      // A watch on the old file or directory would miss this change.
       writeFileSync(gateway.file, gateway.text('a'));
       await gateway.becomes('a');
       assert.equal(await gateway.applied(), 2);
     });
   }
 
-  test('a ConfigMap: `..data` points elsewhere', async (t) => {
+  test('a ConfigMap: the `..data` link changes', async (t) => {
     const version = (root, name, text) => {
       const directory = join(root, 'config');
       mkdirSync(join(directory, name), { recursive: true });
@@ -139,7 +139,7 @@ describe('a complete file in place of the old one is applied, once', { skip }, (
       renameSync(join(directory, '..new'), join(directory, '..data'));
     };
     const gateway = await open(t);
-    // From a plain file to a mounted one: the same text, so nothing happens yet.
+    // From a plain file to a mounted one with the same text, so there is no change yet.
     version(gateway.root, '..1', gateway.text('a'));
     symlinkSync('..data/gateway.toml', `${gateway.file}.new`);
     renameSync(`${gateway.file}.new`, gateway.file);
@@ -151,7 +151,7 @@ describe('a complete file in place of the old one is applied, once', { skip }, (
     assert.deepEqual([await gateway.applied(), await gateway.refused()], [3, 0]);
   });
 
-  test('a file that is mounted by itself: written in place it is noticed, though no event comes', async (t) => {
+  test('a file mounted by itself: a write in place is noticed without an event', async (t) => {
     const tried = spawnSync('unshare', ['-m', 'true']);
     if (tried.status !== 0) return t.skip(`a mount namespace is not permitted here: ${tried.stderr ?? tried.error}`);
     const source = (root) => join(root, 'source.toml');
@@ -163,11 +163,11 @@ describe('a complete file in place of the old one is applied, once', { skip }, (
       args: (root) => ['-m', 'sh', '-c', 'mount --make-rprivate / && mount --bind "$1" "$2/gateway.toml" && exec "$0" run -c "$2"',
         binary(), source(root), join(root, 'config')],
     });
-    // What is below the mount is not what the gateway sees.
+    // The file below the mount is not visible to the gateway.
     writeFileSync(gateway.file, 'this is no configuration');
     writeFileSync(source(gateway.root), gateway.text('b'));
     await gateway.becomes('b');
-    // Another file in place of the source is not in the mount; nothing can be noticed, and nothing breaks.
+    // A new file in place of the source is not in the mount: the change is not visible, and nothing breaks.
     writeFileSync(`${source(gateway.root)}.new`, gateway.text('a'));
     renameSync(`${source(gateway.root)}.new`, source(gateway.root));
     await nothingComes(gateway);
@@ -175,7 +175,7 @@ describe('a complete file in place of the old one is applied, once', { skip }, (
   });
 });
 
-describe('what is no configuration is refused, and the last good one serves until there is another', { skip }, () => {
+describe('an invalid configuration is rejected, and the last valid one serves', { skip }, () => {
   const half = (text) => text.slice(0, text.indexOf('server-name') + 8);
   const spoil = {
     'a file of which only half is written': { act: ({ file, text }) => writeFileSync(file, half(text('b'))), why: /gateway\.toml/ },
@@ -212,7 +212,7 @@ describe('what is no configuration is refused, and the last good one serves unti
     });
   }
 
-  test('what is good again without having changed is no new generation', async (t) => {
+  test('restoring the same text is no new generation', async (t) => {
     const gateway = await open(t);
     const text = readFileSync(gateway.file);
     unlinkSync(gateway.file);
@@ -222,8 +222,8 @@ describe('what is no configuration is refused, and the last good one serves unti
     assert.deepEqual([await gateway.generation(), await gateway.applied()], [1, 0]);
   });
 
-  test('a file that may not be read any more', async (t) => {
-    // root may read everything, so the gateway is somebody else here.
+  test('a file that can no longer be read is rejected', async (t) => {
+    // root can read every file, so this gateway runs as another user.
     const other = ['--reuid=65534', '--regid=65534', '--clear-groups'];
     const isRoot = process.getuid() === 0;
     if (isRoot) {
@@ -233,7 +233,7 @@ describe('what is no configuration is refused, and the last good one serves unti
     }
     const gateway = await open(t, isRoot && {
       program: (root) => {
-        chmodSync(join(root, 'live', 'live.key'), 0o644); // of this test alone
+        chmodSync(join(root, 'live', 'live.key'), 0o644); // of this test only
         return 'setpriv';
       },
       args: (root) => [...other, binary(), 'run', '-c', join(root, 'config')],
@@ -269,7 +269,7 @@ describe('certificates that are renewed', { skip }, () => {
     });
   }
 
-  test('links that are turned to the next pair, as certbot does', async (t) => {
+  test('links that are switched to the next pair, as by certbot', async (t) => {
     const gateway = await open(t);
     for (const part of ['crt', 'key']) {
       symlinkSync(next[part], `${gateway.live[part]}.new`);
@@ -280,7 +280,7 @@ describe('certificates that are renewed', { skip }, () => {
   });
 });
 
-test('what changes nothing is no reload: times, modes, other files', { skip }, async (t) => {
+test('changed times, modes and other files cause no reload', { skip }, async (t) => {
   const gateway = await open(t);
   utimesSync(gateway.file, new Date(), new Date());
   chmodSync(gateway.file, 0o600);

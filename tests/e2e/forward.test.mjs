@@ -1,5 +1,5 @@
-// The forward proxy with the clients that chat components are built on. The origins are stand-ins under the
-// platforms' names, with certificates of the test's authority, found through [forward.hosts].
+// The forward proxy with the HTTP clients of chat components. The origins are stand-ins with the names of the platforms
+// and certificates of the test CA, resolved by [forward.hosts].
 
 import { test, before, after, describe } from 'node:test';
 import assert from 'node:assert/strict';
@@ -49,7 +49,7 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
   async function config(settings) {
     const ports = [origin, plain];
     const address = { addresses: [`${world.upstreamAddress}/32`], ports, 'connect-ports': ports };
-    // Only TLS with the right name, as on port 443; what is plain goes to a port of its own.
+    // Only TLS with the right server name, as on port 443. Plain HTTP has a port of its own.
     const sni = { mismatch: 'refuse', missing: 'refuse', 'not-tls': 'refuse' };
     return {
       gateway: { workers: 1, 'drain-timeout': '2s' },
@@ -87,7 +87,7 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
     assert.equal(absolute.code, 0, absolute.err);
     assert.deepEqual(JSON.parse(absolute.out.split('\n')[0]), { host: `${FACEBOOK}:${plain}`, url: '/a%20b?c', proxied: [] });
 
-    // Asks first, and repeats on the connection it has.
+    // curl sends a request without credentials first, and repeats it on the same connection.
     const basic = await curl('-x', proxyUrl(), '--proxy-anyauth', '--proxy-user', `file-engine:${SECRET}`, url(TWILIO));
     assert.equal(basic.code, 0, basic.err);
     told(basic.out.split('\n')[0], TWILIO);
@@ -131,7 +131,7 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
       assert.equal(allowed.status, 200);
       told(allowed.body, FACEBOOK);
       told((await ask(TWILIO, credentials)).body, TWILIO);
-      // Each has its own way to say so; none takes a denial for an answer of the origin's.
+      // Each client reports a denial in its own way; none takes it for an answer of the origin.
       const denied = await ask(VIBER).catch((error) => ({ status: error.message }));
       assert.notEqual(denied.status, 200);
       await gateway.accessLine(`of the denial of ${name}`, (l) => l.status === 403 && l.destination.startsWith(VIBER));
@@ -139,7 +139,7 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
   }
 
   for (const [name, more] of [
-    // Java does not log in to proxies for tunnels by itself: the operator of the component has to say so.
+    // Java does not authenticate to proxies for tunnels by default; the operator of the component has to enable it.
     ['jdk', ['-Djdk.http.auth.tunneling.disabledSchemes=', '-Djdk.http.auth.proxying.disabledSchemes=']],
     ['okhttp', []],
   ]) {
@@ -173,21 +173,21 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
     }
   });
 
-  test('axios: its own way is told what to change; with an agent it works', async () => {
+  test('axios: its own proxy support is rejected with advice, and an agent works', async () => {
     const settings = { proxy: { protocol: 'http', ...proxy }, validateStatus: null, transformResponse: (text) => text };
     const refused = await axios.get(url(FACEBOOK), settings);
     assert.equal(refused.status, 400);
     assert.equal(refused.headers['gateway-reason'], 'https_without_connect');
     assert.match(JSON.parse(refused.data).why, /httpsAgent/);
     const httpsAgent = new HttpsProxyAgent(proxyUrl());
-    httpsAgent.options.ca = world.ca.text; // what it is given itself is for the proxy
+    httpsAgent.options.ca = world.ca.text; // its own `ca` is for the connection to the proxy
     const answered = await axios.get(url(FACEBOOK), { ...settings, proxy: false, httpsAgent });
     assert.equal(answered.status, 200);
     const unencrypted = await axios.post(`http://${FACEBOOK}:${plain}/me?x=1`, 'hello', settings);
     assert.deepEqual(JSON.parse(unencrypted.data), { host: `${FACEBOOK}:${plain}`, url: '/me?x=1', proxied: [], body: 'hello' });
   });
 
-  test('axios: its own way works where the operator wants it, over verified TLS', async () => {
+  test('axios: its own proxy support works with https-absolute-form, over verified TLS', async () => {
     const second = await world.gateway(await config({ 'https-absolute-form': true, 'https-ca-file': world.ca.crt }));
     const at = endpointOf(second.config.forward.listener[0].listen);
     const settings = { proxy: { protocol: 'http', ...at }, validateStatus: null, transformResponse: (text) => text };
@@ -241,7 +241,7 @@ print(json.dumps({"facebook": get(facebook), "twilio": get(twilio, user), "plain
 
 const keyAndCertificate = (issued) => ({ key: issued.keyText, cert: issued.crtText });
 
-/** Tells what arrived, and which fields that were for the proxy came along. */
+/** Answers with the request, and with fields for the proxy that were forwarded by mistake. */
 function answer(request, response) {
   let body = '';
   request.on('data', (data) => { body += data; }).on('end', () => {

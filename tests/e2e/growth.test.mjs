@@ -1,4 +1,4 @@
-// A gateway that is reloaded for years: a thousand reloads while clients stay connected leave nothing behind.
+// A thousand reloads while clients stay connected leave no memory, descriptors, threads or series behind.
 
 import { after, before, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -16,7 +16,7 @@ import { gatewayOnly, isReference } from './lib/gateway.mjs';
 import { tick, until } from './lib/wait.mjs';
 
 const skip = gatewayOnly;
-/** Reloads before the first look, and in all. */
+/** Reloads before the first measurement, and in total. */
 const WARM = 200;
 const RELOADS = Number(process.env.E2E_RELOADS ?? 1000);
 
@@ -52,7 +52,7 @@ async function webSocket(gateway, listener) {
 test(`${RELOADS} reloads leave no memory, descriptor, thread, series or generation behind`, { skip, timeout: 300_000 }, async (t) => {
   const who = await world.origin({ routes: { '/who': (_req, res) => res.end('a') } });
   const echo = await startEcho();
-  // Two bundles that trust the same: whoever changes from one to the other verifies anew.
+  // Two bundles with the same CAs; a change from one to the other still requires new verification.
   const bundles = [world.ca.crt, join(world.dir, 'bundle.crt')];
   writeFileSync(bundles[1], Buffer.concat([world.ca.text, world.certs.gateway.crtText]));
   const certs = Array.from({ length: 3 }, (_, i) => world.ca.issue(`growth-${i}`, ['localhost']));
@@ -67,7 +67,7 @@ test(`${RELOADS} reloads leave no memory, descriptor, thread, series or generati
   const [main] = internet.listener;
   const redirect = { listen: `${world.address}:${plain}`, 'redirect-to-https': Number(main.listen.split(':')[1]) };
   const more = { listen: `${world.address}:${second}` };
-  /** The n-th configuration: a route of its own, now one certificate and now another, a listener that comes and goes. */
+  /** The n-th configuration: one route of its own, alternating certificates, and a listener that is added and removed. */
   const nth = (n) => ({
     ...base,
     certificate: { main: { pairs: [world.pair(certs[n % 3])] } },
@@ -85,14 +85,14 @@ test(`${RELOADS} reloads leave no memory, descriptor, thread, series or generati
   const session = await connect2(world, gateway);
   const idle = net.connect(plain, world.address);
   const tunnels = [...await Promise.all(Array.from({ length: 6 }, () => webSocket(gateway))),
-    // Its listener is removed and comes back, again and again; for this one it is gone.
+    // A WebSocket of the listener that is removed and added repeatedly.
     await webSocket(gateway, { host: world.address, port: second })];
   const tunnel2 = await webSocket2(session, '/ws/');
   t.after(() => { for (const peer of [...kept, ...tunnels]) peer.close(); session.destroy(); idle.destroy(); });
   idle.write('GET / HTTP/1.1\r\nHost: localhost\r\n\r\n');
   await new Promise((done) => idle.once('data', done));
 
-  /** Everybody is heard on the connection it began with. */
+  /** Every client is answered on its original connection. */
   const everybody = async (n) => {
     const path = `/of-${n}/who`;
     await Promise.all(kept.map(async (peer) => {
@@ -109,7 +109,7 @@ test(`${RELOADS} reloads leave no memory, descriptor, thread, series or generati
   const { pid } = gateway.process;
   const status = (key) => Number(new RegExp(`^${key}:\\s+(\\d+)`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]);
   const look = async () => {
-    // A listener that was just removed, and what the last requests used, go within a second.
+    // A removed listener and the state of the last requests are freed within a second.
     await until('old generations to go', async () => (await gateway.metric('config_generations_alive')) <= 2);
     await tick(1500);
     const series = (await gateway.admin('/metrics')).body.split('\n').filter((line) => line && !line.startsWith('#')).length;
@@ -123,7 +123,7 @@ test(`${RELOADS} reloads leave no memory, descriptor, thread, series or generati
     const outcome = await gateway.post();
     assert.deepEqual([outcome.status, outcome.generation], [200, n + 1], JSON.stringify(outcome));
     if (n % 20 === 0) await everybody(n);
-    // At the same point of the hundred, so that the same listeners are open.
+    // At the same point of a cycle of a hundred, so that the same listeners are open.
     if (n === WARM) before = await look();
   }
   const took = Date.now() - began;
@@ -132,7 +132,7 @@ test(`${RELOADS} reloads leave no memory, descriptor, thread, series or generati
   assert.ok(later.descriptors <= before.descriptors + 6, JSON.stringify({ before, later }));
   assert.ok(later.threads <= before.threads + 3, JSON.stringify({ before, later }));
   assert.ok(later.series <= before.series + 4, JSON.stringify({ before, later }));
-  // A generation of these is some 100 KB: were they kept, this would be 80 MB.
+  // A generation has some 100 KB here. If all were kept, this would be 80 MB.
   assert.ok(later.rss <= before.rss + 12_000, JSON.stringify({ before, later }));
   assert.deepEqual(gateway.access.filter((line) => line.event === 'tunnel'), [], 'no WebSocket has ended');
 });

@@ -1,4 +1,4 @@
-// HTTP through the gateway with real parts: nginx and a recording origin as upstreams, curl and bare sockets as
+// HTTP through the gateway with real software: nginx and a recording origin as upstreams, curl and bare sockets as
 // clients.
 
 import { after, before, describe, test } from 'node:test';
@@ -72,7 +72,7 @@ after(() => world.close());
 
 const ask = (path, options) => curl(world, gateway, path, options);
 
-/** An answer of the gateway's own: it says why in a stable word, in the field and in the log alike. */
+/** Asserts an answer by the gateway itself, with the same reason word in the field and in the log. */
 async function refusedBy(answer, status, reason, path) {
   assert.equal(answer.status, status, answer.err);
   if (isReference) return;
@@ -84,7 +84,7 @@ async function refusedBy(answer, status, reason, path) {
 
 for (const version of ['--http1.1', '--http2']) {
   describe(`nginx upstream, curl ${version}`, () => {
-    test('GET', async () => {
+    test('a GET returns the file', async () => {
       const answer = await ask('/static/hello.txt', { args: [version] });
       assert.equal(answer.status, 200, answer.err);
       assert.equal(answer.version, version === '--http2' ? '2' : '1.1');
@@ -122,14 +122,14 @@ for (const version of ['--http1.1', '--http2']) {
       assert.equal(sha256(answer.body), sha256(body));
     });
 
-    test('Range gives 206', async () => {
+    test('a Range request gives 206', async () => {
       const answer = await ask('/static/big.bin', { args: [version, '--range', '1000000-1000099'] });
       assert.equal(answer.status, 206);
       assert.equal(answer.headers.get('content-range'), `bytes 1000000-1000099/${MB30}`);
       assert.deepEqual(answer.body, readFileSync(join(files, 'static/big.bin')).subarray(1_000_000, 1_000_100));
     });
 
-    test('HEAD keeps the length and has no body', async () => {
+    test('an answer to HEAD keeps the length and has no body', async () => {
       const answer = await ask('/static/big.bin', { args: [version, '--head'] });
       assert.equal(answer.status, 200);
       assert.equal(answer.headers.get('content-length'), String(MB30));
@@ -138,7 +138,7 @@ for (const version of ['--http1.1', '--http2']) {
       assert.equal(again.body.length, 28, 'the kept upstream connection is still in step');
     });
 
-    test('304 with its ETag', async () => {
+    test('a 304 keeps its ETag', async () => {
       const first = await ask('/static/hello.txt', { args: [version] });
       const etag = first.headers.get('etag');
       assert.ok(etag);
@@ -148,13 +148,13 @@ for (const version of ['--http1.1', '--http2']) {
       assert.equal(second.body.length, 0);
     });
 
-    test('a gzip body passes as it is', async () => {
+    test('a gzip body passes unchanged', async () => {
       const answer = await ask('/static/page.html', { args: [version, '-H', 'Accept-Encoding: gzip'] });
       assert.equal(answer.headers.get('content-encoding'), 'gzip');
       assert.deepEqual(answer.body, readFileSync(join(files, 'static/page.html.gz')));
     });
 
-    test('chunked upload', async () => {
+    test('a chunked upload arrives whole', async () => {
       const body = randomBytes(300_000);
       const answer = await ask('/o/digest', { args: [version, '-X', 'POST', '-T', '-', ...(version === '--http2' ? [] : ['-H', 'Transfer-Encoding: chunked'])], input: body });
       assert.equal(answer.status, 200, answer.err);
@@ -194,7 +194,7 @@ describe('keep-alive', () => {
 });
 
 describe('Expect: 100-continue', () => {
-  test('a body that is wanted is asked for', async () => {
+  test('a body that is accepted is requested with 100', async () => {
     const peer = await dial(world, gateway);
     peer.send('POST /o/digest HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n');
     assert.equal((await peer.answer()).status, 100);
@@ -238,7 +238,7 @@ describe('refusals', () => {
 
   test('403 for a route that denies', async () => refusedBy(await ask('/closed/door'), 403, 'route_denied', '/closed/door'));
 
-  test('405 for a method the route does not admit, saying which it does', { skip: gatewayOnly }, async () => {
+  test('405 for a method that the route does not allow, with `Allow`', { skip: gatewayOnly }, async () => {
     const answer = await ask('/exact', { args: ['-X', 'DELETE'] });
     await refusedBy(answer, 405, 'method_not_allowed', '/exact');
     assert.match(answer.headers.get('allow') ?? '', /GET/);
@@ -246,9 +246,9 @@ describe('refusals', () => {
     assert.equal((await ask('/exact')).status, 200);
   });
 
-  test('TRACE is for nobody', async () => assert.equal((await ask('/o/seen', { args: ['-X', 'TRACE'] })).status, 405));
+  test('TRACE is rejected with 405', async () => assert.equal((await ask('/o/seen', { args: ['-X', 'TRACE'] })).status, 405));
 
-  test('421 for a host that is not ours', { skip: gatewayOnly }, async () => {
+  test('421 for an unknown host', { skip: gatewayOnly }, async () => {
     const answer = await ask('/o/seen?stranger', { args: ['-H', 'Host: stranger.test'] });
     await refusedBy(answer, 421, 'unknown_host', '/o/seen?stranger');
   });
@@ -315,7 +315,7 @@ describe('redirects', () => {
   });
 });
 
-describe('what the upstream sees', () => {
+describe('requests to the upstream', () => {
   test('path, query and Host, byte for byte', async () => {
     const path = '/o/seen/a%20b/%C3%BC~*(x)!$&\'+,;=:@//c?q=%2f&sig=a%2Bb+c&empty=&&x=%zz';
     const answer = await ask(path, { host: 'chat.test' });
@@ -333,7 +333,7 @@ describe('what the upstream sees', () => {
     assert.equal(answer.json.url, '/o/seen?x=%2F');
   });
 
-  test('a prefix is taken off, and said', async () => {
+  test('a prefix is stripped and sent in X-Forwarded-Prefix', async () => {
     const { json } = await ask('/cut/seen/x?y=1');
     assert.equal(json.url, '/seen/x?y=1');
     assert.equal(json.headers['x-forwarded-prefix'], '/cut');
@@ -343,7 +343,7 @@ describe('what the upstream sees', () => {
     assert.equal(deep.json.headers['x-forwarded-prefix'], '/cut/deep');
   });
 
-  test('who asked and how; what a stranger claims is dropped', { skip: gatewayOnly }, async () => {
+  test('forwarded fields name the client, and those of untrusted clients are dropped', { skip: gatewayOnly }, async () => {
     const answer = await ask('/o/seen', { host: 'chat.test', args: ['X-Forwarded-For: 203.0.113.9', 'X-Forwarded-Proto: gopher', 'X-Forwarded-Host: evil.test',
       'X-Forwarded-Port: 1', 'X-Forwarded-Prefix: /evil', 'X-Original-URI: /evil', 'X-Request-Id: mine', 'Forwarded: for=203.0.113.9', 'X-Real-IP: 203.0.113.9'].flatMap((h) => ['-H', h]) });
     const seen = answer.json.headers;
@@ -379,7 +379,7 @@ describe('what the upstream sees', () => {
     }
   });
 
-  test('a trusted proxy is believed', { skip: gatewayOnly }, async () => {
+  test('fields of a trusted proxy are forwarded', { skip: gatewayOnly }, async () => {
     const config = await world.plainConfig({
       upstream: { origin: { endpoints: [origin.url], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' } },
       profile: { 'trusted-proxies': ['127.0.0.0/8'] },
@@ -391,14 +391,14 @@ describe('what the upstream sees', () => {
     assert.equal(json.headers['x-request-id'], 'theirs-1');
   });
 
-  test('hop-by-hop fields, and those Connection names, stay behind', async (t) => {
+  test('hop-by-hop fields, and those named by Connection, are not forwarded', async (t) => {
     if (isReference) return t.skip('nginx passes fields that Connection names');
     const { json } = await ask('/o/seen', { args: ['Connection: close, X-Hop', 'X-Hop: 1', 'Keep-Alive: timeout=5', 'Proxy-Authorization: Basic eA==', 'TE: gzip', 'X-Stays: 1'].flatMap((h) => ['-H', h]) });
     for (const name of ['x-hop', 'keep-alive', 'proxy-authorization', 'te']) assert.equal(json.headers[name], undefined, name);
     assert.equal(json.headers['x-stays'], '1');
   });
 
-  test('request trailers of a chunked body', { skip: gatewayOnly }, async () => {
+  test('request trailers of a chunked body are forwarded', { skip: gatewayOnly }, async () => {
     const peer = await dial(world, gateway);
     peer.send('POST /o/digest HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 42\r\n\r\n');
     const { trailers, length } = JSON.parse((await peer.answer()).body);
@@ -407,7 +407,7 @@ describe('what the upstream sees', () => {
     peer.close();
   });
 
-  test('secrets in the query reach the upstream and not the log', { skip: gatewayOnly }, async () => {
+  test('secrets in the query reach the upstream and are masked in the log', { skip: gatewayOnly }, async () => {
     const path = '/o/seen?hub.mode=subscribe&hub.verify_token=s3cret&sig=abcd1234';
     const { json } = await ask(path);
     assert.equal(json.url, path);
@@ -417,8 +417,8 @@ describe('what the upstream sees', () => {
   });
 });
 
-describe('what the client sees', () => {
-  test('response trailers over HTTP/1.1', { skip: gatewayOnly }, async () => {
+describe('answers to the client', () => {
+  test('response trailers are relayed over HTTP/1.1', { skip: gatewayOnly }, async () => {
     const peer = await dial(world, gateway);
     peer.send('GET /o/trailers HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\nConnection: TE\r\n\r\n');
     const answer = await peer.answer();
@@ -427,7 +427,7 @@ describe('what the client sees', () => {
     peer.close();
   });
 
-  test('response trailers over HTTP/2', { skip: gatewayOnly }, async () => {
+  test('response trailers are relayed over HTTP/2', { skip: gatewayOnly }, async () => {
     const session = await connect2(world, gateway);
     const stream = session.request({ ':path': '/o/trailers', te: 'trailers' });
     const trailers = once(stream, 'trailers');
@@ -436,7 +436,7 @@ describe('what the client sees', () => {
     session.close();
   });
 
-  test('the response header policy', { skip: gatewayOnly }, async () => {
+  test('response-headers add and remove fields', { skip: gatewayOnly }, async () => {
     const { headers } = await ask('/o/headers');
     assert.equal(headers.get('x-content-type-options'), 'nosniff', 'set by the profile');
     assert.equal(headers.get('x-powered-by'), undefined, 'removed by the profile');
@@ -468,7 +468,7 @@ describe('what the client sees', () => {
     peer.close();
   });
 
-  test('an upstream that breaks off is not passed off as complete', async () => {
+  test('a broken answer never looks complete', async () => {
     for (const framing of ['length=1', 'chunked']) {
       const broken = await dial(world, gateway);
       broken.send(`GET /o/pattern?size=50000000&${framing} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
@@ -481,7 +481,7 @@ describe('what the client sees', () => {
     }
   });
 
-  test('a client that goes away is felt by the upstream at once', async () => {
+  test('the upstream connection closes at once when the client leaves', async () => {
     const aborted = origin.aborted;
     const peer = await dial(world, gateway);
     peer.send('GET /o/pattern?size=5000000000 HTTP/1.1\r\nHost: localhost\r\n\r\n');
@@ -490,13 +490,13 @@ describe('what the client sees', () => {
     await until('the upstream to see the abort', () => origin.aborted > aborted, { within: 5000 });
   });
 
-  test('a slow reader holds back a fast upstream: nothing is hoarded', { skip: gatewayOnly }, async () => {
+  test('a slow reader holds back a fast upstream, and memory stays small', { skip: gatewayOnly }, async () => {
     const peer = await dial(world, gateway);
     peer.socket.pause();
     peer.send('GET /o/pattern?size=200000000 HTTP/1.1\r\nHost: localhost\r\n\r\n');
     const memory = () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${gateway.process.pid}/status`, 'latin1'))[1]) * 1024;
     let sampled = memory();
-    // Steady means: two looks 200 ms apart find the same size.
+    // Steady means that two measurements 200 ms apart are close.
     await until('memory to be steady', () => { const now = memory(); const steady = Math.abs(now - sampled) < 65536; sampled = now; return steady; }, { every: 200 });
     assert.ok(sampled < 150e6, `resident ${sampled} bytes while a client does not read 200 MB`);
     peer.close();

@@ -1,4 +1,4 @@
-// The life of the program: ready, drained, stopped, or refused at the start; and upstreams that are not well.
+// The life cycle of the program: ready, draining, stopped, or failing to start; and failing upstreams.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -21,17 +21,17 @@ before(async () => {
   world = await openWorld('life');
   origin = await world.origin({
     routes: {
-      // Answers when the test says so.
+      // Answers when the test decides.
       '/held': (_req, res) => held.push(res),
       '/half': (_req, res) => { res.writeHead(200, { 'content-length': '10' }); res.write('first'); held.push(res); },
       '/dies': (_req, res) => res.destroy(),
-      // Gives up after half of what it promised.
+      // Closes after a part of the announced body.
       '/short': (_req, res) => { res.writeHead(200, { 'content-length': '100' }); res.write('half'); setImmediate(() => res.destroy()); },
     },
   });
   const dead = `https://${world.upstreamAddress}:${await world.freePort(world.upstreamAddress)}`;
   const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
-  // Accepts and never says a word.
+  // Accepts connections and never answers.
   const silent = net.createServer((socket) => socket.on('error', () => {}).resume());
   await new Promise((done) => silent.listen(0, world.upstreamAddress, done));
   world.onClose(() => silent.close());
@@ -52,7 +52,7 @@ after(() => world.close());
 
 const ask = (path, options) => curl(world, gateway, path, options);
 
-describe('upstreams that are not well', () => {
+describe('failing upstreams', () => {
   test('the next endpoint is used while the first cannot be connected to', { skip: gatewayOnly }, async () => {
     for (let i = 0; i < 3; i++) {
       const answer = await ask('/failover/seen');
@@ -96,7 +96,7 @@ describe('upstreams that are not well', () => {
 });
 
 describe('the admin listener', { skip: gatewayOnly }, () => {
-  test('livez and readyz', async () => {
+  test('livez and readyz answer 200', async () => {
     assert.equal((await gateway.admin('/livez')).status, 200);
     assert.equal((await gateway.admin('/readyz')).status, 200);
     assert.equal((await gateway.admin('/nothing')).status, 404);
@@ -115,12 +115,12 @@ describe('the admin listener', { skip: gatewayOnly }, () => {
     assert.doesNotMatch(body, /origin\/seen/, 'paths of clients are no labels');
   });
 
-  test('it is not reachable through the gateway', async () => {
+  test('the admin listener is not reachable through the gateway', async () => {
     for (const path of ['/metrics', '/readyz', '/livez']) assert.equal((await ask(path)).status, 404);
   });
 });
 
-test('connections of one client are limited, and come back', { skip: gatewayOnly }, async () => {
+test('connections per client are limited, and a closed one makes room', { skip: gatewayOnly }, async () => {
   const { host, port } = gateway.listener();
   const open = [];
   const closed = new Set();
@@ -137,8 +137,8 @@ test('connections of one client are limited, and come back', { skip: gatewayOnly
   await until('room again', async () => (await ask('/origin/seen')).status === 200, { every: 100 });
 });
 
-describe('the end', { skip: gatewayOnly }, () => {
-  test('TERM: what runs is finished, nothing new is taken, exit code 0', async () => {
+describe('stopping', { skip: gatewayOnly }, () => {
+  test('TERM: pending requests finish, new connections are refused, exit code 0', async () => {
     const draining = await world.gateway({ ...config, gateway: { workers: 2, 'drain-timeout': '20s' }, profile: { internet: { ...config.profile.internet, listener: [{ listen: `${world.address}:${await world.freePort()}` }] } } });
     const listener = draining.listener();
     const running = await dial(world, draining);
@@ -156,7 +156,7 @@ describe('the end', { skip: gatewayOnly }, () => {
     assert.deepEqual(await exit, { code: 0, signal: null });
   });
 
-  test('what does not end is cut after the drain timeout', async () => {
+  test('connections that do not end are cut after the drain timeout', async () => {
     const draining = await world.gateway({ ...config, gateway: { workers: 1, 'drain-timeout': '500ms' }, profile: { internet: { ...config.profile.internet, listener: [{ listen: `${world.address}:${await world.freePort()}` }] } } });
     const running = await dial(world, draining);
     running.send('GET /origin/half HTTP/1.1\r\nHost: localhost\r\n\r\n');
@@ -169,7 +169,7 @@ describe('the end', { skip: gatewayOnly }, () => {
   });
 });
 
-describe('the start', { skip: gatewayOnly }, () => {
+describe('starting', { skip: gatewayOnly }, () => {
   const gatewayProgram = (...args) => run(binary(), args, { within: 20_000 });
   let number = 0;
   const directory = (files) => {
@@ -179,7 +179,7 @@ describe('the start', { skip: gatewayOnly }, () => {
     return dir;
   };
 
-  test('a good configuration passes check, -t too', async () => {
+  test('a valid configuration passes check and -t', async () => {
     const dir = directory({ 'a.toml': toToml(config) });
     for (const args of [['check', dir], ['-t', '-c', dir]]) {
       const { code, err, out } = await gatewayProgram(...args);
@@ -187,7 +187,7 @@ describe('the start', { skip: gatewayOnly }, () => {
     }
   });
 
-  test('a bad one is refused by run with 78 and by check with 1, naming file and line', async () => {
+  test('an invalid configuration is rejected by run with 78 and by check with 1, with file and line', async () => {
     const dir = directory({ 'a.toml': toToml(config).replace('strip-prefix = "/dead"', 'strip-prefx = "/dead"') });
     const line = toToml(config).slice(0, toToml(config).indexOf('strip-prefix = "/dead"')).split('\n').length;
     for (const [args, expected] of [[['run', '-c', dir], 78], [['check', dir], 1]]) {
@@ -198,23 +198,23 @@ describe('the start', { skip: gatewayOnly }, () => {
     }
   });
 
-  test('an empty or missing directory is no empty gateway', async () => {
+  test('an empty or missing directory is an error', async () => {
     assert.equal((await gatewayProgram('run', '-c', directory({}))).code, 78);
     assert.equal((await gatewayProgram('run', '-c', join(world.dir, 'nowhere'))).code, 78);
   });
 
-  test('a port that is taken is said', async () => {
+  test('a port in use is reported', async () => {
     const { code, err } = await gatewayProgram('run', '-c', directory({ 'a.toml': toToml(config) }));
     assert.notEqual(code, 0);
     assert.match(err, new RegExp(config.profile.internet.listener[0].listen.replaceAll('.', '\\.')));
   });
 
-  test('wrong usage is 2', async () => {
+  test('a wrong command line exits with 2', async () => {
     assert.equal((await gatewayProgram('run', '--no-such-flag')).code, 2);
     assert.equal((await gatewayProgram('dance')).code, 2);
   });
 
-  test('explain says the route and where it is written', async () => {
+  test('explain names the route with its file and line', async () => {
     const dir = directory({ 'a.toml': toToml(config) });
     const { host, port } = gateway.listener();
     const { code, out, err } = await gatewayProgram('explain', 'GET', `https://${host}:${port}/origin/x`, '-c', dir);
@@ -224,7 +224,7 @@ describe('the start', { skip: gatewayOnly }, () => {
     assert.equal((await gatewayProgram('explain', 'GET', `https://${host}:${port}/nothing`, '-c', dir)).code, 1);
   });
 
-  test('schema is JSON', async () => {
+  test('schema prints JSON', async () => {
     const { code, out } = await gatewayProgram('schema');
     assert.equal(code, 0);
     assert.ok(JSON.parse(out).properties);

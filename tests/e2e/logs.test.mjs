@@ -1,5 +1,5 @@
-// The access log of the real program: what nginx would write, and what happens to lines when the disk is full or slow,
-// when the file is moved, removed or grows too large. Requests never notice, and every line is written or counted.
+// The access log of the real program: the format of nginx, a full or slow disk, and files that are moved, removed or
+// rotated. Requests are never delayed, and every line is either written or counted as dropped.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -26,7 +26,7 @@ before(async () => {
 after(() => world.close());
 
 let number = 0;
-/** A directory of its own for logs. */
+/** A new directory for logs. */
 const place = () => { const dir = join(world.dir, `log-${++number}`); fs.mkdirSync(dir); return dir; };
 
 async function open(t, accessLog, { gateway: more = {}, profile = {}, options } = {}) {
@@ -44,7 +44,7 @@ async function open(t, accessLog, { gateway: more = {}, profile = {}, options } 
 
 const ask = (gateway, path, options) => curl(world, gateway, path, options);
 
-/** Many requests over kept connections; every one must be answered with 200, and soon. Returns how many. */
+/** Sends many requests over kept connections; each must be answered with 200 soon. Returns their number. */
 async function many(gateway, count, { path = '/short', at = 8, pause } = {}) {
   const agent = new https.Agent({ keepAlive: true, maxSockets: at, ca: fs.readFileSync(world.ca.crt) });
   const { host, port } = gateway.listener();
@@ -66,20 +66,20 @@ async function many(gateway, count, { path = '/short', at = 8, pause } = {}) {
   return count;
 }
 
-/** Requests until told to stop; says how many. */
+/** Sends requests until stopped; returns their number. */
 function load(gateway, options) {
   let going = true, done = 0;
   const running = (async () => { while (going) done += await many(gateway, 40, options); })();
   return { get done() { return done; }, stop: async () => { going = false; await running; return done; } };
 }
 
-/** The lines of a file, each of them whole. */
+/** The lines of a file, each of which must be complete. */
 function linesOf(path) {
   const text = fs.existsSync(path) ? fs.readFileSync(path, 'utf8') : '';
   return text === '' ? [] : parsed(text);
 }
 
-/** How many lines a file that is being written has: a reader may meet the writer inside a line. */
+/** The number of complete lines of a file that is being written. */
 function linesIn(path) {
   return fs.existsSync(path) ? fs.readFileSync(path, 'latin1').split('\n').length - 1 : 0;
 }
@@ -92,7 +92,7 @@ function parsed(text) {
 const long = (size) => `/short?fill=${'x'.repeat(size)}`;
 
 describe('formats', { skip }, () => {
-  test('combined is what nginx writes, byte for byte but for the time', async (t) => {
+  test('combined equals the log of nginx byte for byte, except the time', async (t) => {
     const port = await world.freePort();
     const nginx = await world.nginx(`
       server {
@@ -132,7 +132,7 @@ describe('formats', { skip }, () => {
     t.diagnostic(lines(file)[1]);
   });
 
-  test('ECS names, with the trace that the component was given', async (t) => {
+  test('ECS field names, with the trace ID sent to the component', async (t) => {
     const file = join(place(), 'access.log');
     const gateway = await open(t, { file, format: 'ecs', mask: ['Session'] });
     const answer = await ask(gateway, '/seen?session=secret&a=1', { args: ['-H', 'traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', '-H', 'tracestate: a=b'] });
@@ -156,7 +156,7 @@ describe('formats', { skip }, () => {
     assert.deepEqual([refused['event.reason'], refused['app_gateway.flags'], refused['event.outcome']], ['ambiguous_path', 'DPE', 'failure']);
   });
 
-  test('a new place, another form, a silent profile: by a reload', async (t) => {
+  test('path, format and profiles without a log change by a reload', async (t) => {
     const dir = place();
     const [first, second] = [join(dir, 'first.log'), join(dir, 'second.log')];
     const gateway = await open(t, first, { gateway: { 'reload-on-change': false } });
@@ -179,7 +179,7 @@ describe('formats', { skip }, () => {
     await many(gateway, 3);
     await until('three lines more', () => fs.readFileSync(second, 'utf8').split('\n').filter((l) => l.includes('"GET /short HTTP/1.1" 200 5')).length === 3);
     assert.equal(await gateway.dropped(), 0);
-    // What cannot be opened is refused, and nothing changes.
+    // A path that cannot be opened is rejected, and nothing changes.
     fs.mkdirSync(join(dir, 'below'));
     gateway.write({ ...gateway.config, gateway: { ...gateway.config.gateway, 'access-log': join(dir, 'nowhere', 'x.log') } });
     assert.notEqual((await gateway.post()).result, 'applied');
@@ -187,7 +187,7 @@ describe('formats', { skip }, () => {
     await until('five', () => fs.readFileSync(second, 'utf8').split('\n').filter((l) => l.includes('"GET /short HTTP/1.1" 200 5')).length === 5);
   });
 
-  test('the log of the gateway about itself, as JSON', async (t) => {
+  test('the diagnostic log can be JSON', async (t) => {
     const gateway = await open(t, 'off', { gateway: { 'log-format': 'json', 'log-level': 'debug', 'reload-on-change': false } });
     const told = gateway.stderr.split('\n').filter(Boolean).map((line) => JSON.parse(line));
     assert.ok(told.some((line) => line.level === 'info' && line.message === 'serving'), gateway.stderr);
@@ -206,7 +206,7 @@ describe('formats', { skip }, () => {
 describe('a disk that is full or slow', { skip }, () => {
   const noMount = process.getuid() !== 0 && 'only root can mount a small disk';
 
-  test('full: lines are dropped and counted, and it recovers by itself', { skip: noMount }, async (t) => {
+  test('a full disk: lines are dropped and counted, and logging recovers by itself', { skip: noMount }, async (t) => {
     const dir = place();
     const mounted = await run('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', dir]);
     if (mounted.code !== 0) return t.skip(`no small disk: ${mounted.err}`);
@@ -237,26 +237,26 @@ describe('a disk that is full or slow', { skip }, () => {
     }
   });
 
-  test('slow: nobody reads the pipe, and no request waits', async (t) => {
+  test('a pipe without a reader delays no request', async (t) => {
     const pipe = join(place(), 'pipe');
     assert.equal((await run('mkfifo', [pipe])).code, 0);
     const gateway = await open(t, pipe);
     let requests = await many(gateway, 2500, { path: long(8000) });
     await until('losses', async () => (await gateway.dropped()) > 0);
     await until('the bad news', () => gateway.said('falls behind') === 1);
-    // Somebody reads again.
+    // A reader starts again.
     const reader = start('cat', [pipe]);
     await until('the good news', () => /has caught up; \d+ lines were lost/.test(gateway.stderr));
     requests += await many(gateway, 10);
     await gateway.stop();
     await reader.ended;
-    // After the end there is nobody to ask; what was lost was said.
+    // After the end the metrics are gone, so the lost lines are read from the log.
     const lost = Number(/has caught up; (\d+) lines/.exec(gateway.stderr)[1]);
     assert.equal(parsed(reader.stdout).length + lost, requests);
     t.diagnostic(`${lost} of ${requests} lines lost`);
   });
 
-  test('a pipe that is never read does not keep the gateway from ending', async (t) => {
+  test('a pipe that is never read does not delay the exit', async (t) => {
     const pipe = join(place(), 'pipe');
     assert.equal((await run('mkfifo', [pipe])).code, 0);
     const gateway = await open(t, pipe);
@@ -269,7 +269,7 @@ describe('a disk that is full or slow', { skip }, () => {
 });
 
 describe('a file that is moved', { skip }, () => {
-  test('renamed and removed under load', async (t) => {
+  test('renaming and removing the file under load loses no line', async (t) => {
     const dir = place();
     const file = join(dir, 'access.log');
     const gateway = await open(t, file);
@@ -279,7 +279,7 @@ describe('a file that is moved', { skip }, () => {
       await until('lines', () => linesIn(file) > 30);
       fs.renameSync(file, `${file}.moved-${round}`);
       await until('a file in its place', () => linesIn(file) > 30);
-      // What is removed can still be read here.
+      // A removed file can still be read through this descriptor.
       const held = fs.openSync(file, 'r');
       removed.push(held);
       fs.rmSync(file);
@@ -293,7 +293,7 @@ describe('a file that is moved', { skip }, () => {
     t.diagnostic(`${requests} lines in ${files} and, removed, ${gone}`);
   });
 
-  test('USR1 and `-s reopen` under load', async (t) => {
+  test('USR1 and `-s reopen` under load lose no line', async (t) => {
     const dir = place();
     const file = join(dir, 'access.log');
     const socket = join(dir, 's');
@@ -315,7 +315,7 @@ describe('a file that is moved', { skip }, () => {
     assert.equal(all.reduce((a, b) => a + b), requests);
   });
 
-  test('the shipped logrotate file', async (t) => {
+  test('the shipped logrotate file works', async (t) => {
     const logrotate = ['/usr/sbin/logrotate', '/sbin/logrotate'].find(fs.existsSync);
     if (!logrotate) return t.skip('no logrotate here');
     const dir = place();
@@ -366,7 +366,7 @@ describe('a file that grows', { skip }, () => {
     t.diagnostic(`${lines.length} lines in ${names.length} files`);
   });
 
-  test('the oldest go, the latest stay', async () => {
+  test('the oldest files are deleted and the latest kept', async () => {
     const dir = place();
     const file = join(dir, 'access.log');
     const gateway = await open(null, { file, rotate: { size: '64KiB', keep: 2 } });
@@ -376,7 +376,7 @@ describe('a file that grows', { skip }, () => {
     assert.ok(linesOf(file).length > 0);
   });
 
-  test('a directory that cannot be written does not let it grow', { skip: process.getuid() === 0 && 'root may write everywhere' }, async () => {
+  test('a read-only directory does not let the file grow', { skip: process.getuid() === 0 && 'root may write everywhere' }, async () => {
     const dir = place();
     const file = join(dir, 'access.log');
     fs.writeFileSync(file, '');

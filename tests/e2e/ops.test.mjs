@@ -1,4 +1,4 @@
-// What operators do to a running gateway: ask how it is, plan, try out, go back, end it.
+// Operator commands on a running gateway: status, plan, trial, rollback and stop.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -41,12 +41,12 @@ after(() => world?.close());
 const steady = { path: '/steady/', upstream: 'a', 'strip-prefix': '/steady' };
 const other = { path: '/other/', upstream: 'b', 'strip-prefix': '/other' };
 
-/** A gateway that waits to be asked before it reloads, unless `gateway` says otherwise. */
+/** A gateway that reloads only on request, unless `gateway` sets otherwise. */
 async function open(t, { routes = [other], gateway: settings, admin } = {}) {
   const config = await world.plainConfig({
     upstream: upstreams, route: [steady, ...routes], gateway: { workers: 2, 'reload-on-change': false, ...settings },
   });
-  // Closed here and not by the world: some tests kill it.
+  // Closed by the test and not by the world, because some tests kill it.
   const gateway = await startGateway(world, config, { admin });
   const closers = [];
   t.after(async () => {
@@ -56,7 +56,7 @@ async function open(t, { routes = [other], gateway: settings, admin } = {}) {
   const command = (...args) => run(binary(), [...args, '-c', gateway.directory], { within: 30_000 });
   return Object.assign(gateway, {
     command,
-    /** A command that must succeed, or end with `code`. */
+    /** Runs a command, which must exit with `code`. */
     does: async (args, code = 0) => {
       const result = await command(...args);
       assert.equal(result.code, code, `${args.join(' ')}\n${result.out}\n${result.err}\n${gateway.stderr}`);
@@ -89,13 +89,13 @@ async function open(t, { routes = [other], gateway: settings, admin } = {}) {
   });
 }
 
-/** The configuration with the routes of its profile (beyond `/steady/`) replaced. */
+/** The configuration with other routes in its profile, besides `/steady/`. */
 const routed = (config, ...routes) => profiled(config, { route: [steady, ...routes] });
 const profiled = (config, changes) => ({ ...config, profile: { ...config.profile, internet: { ...config.profile.internet, ...changes } } });
 const set = (config, settings) => ({ ...config, gateway: { ...config.gateway, ...settings } });
 const isClosed = (peer) => peer.closed || peer.ended;
 
-/** A configuration of the gateway in a directory of its own, as somebody prepares it. */
+/** Writes a configuration into a directory of its own, like a prepared change. */
 function staged(gateway, config, name = 'next') {
   const directory = join(world.dir, `${name}-${gateway.process.pid}`);
   mkdirSync(directory, { recursive: true });
@@ -103,7 +103,7 @@ function staged(gateway, config, name = 'next') {
   return directory;
 }
 
-/** What is drawn about a configuration, without the last line, in which each command says its own. */
+/** The problems in the output of a command, without its last line, which differs between commands. */
 const drawn = (text) => text.trimEnd().split('\n').slice(0, -1).join('\n').trimEnd();
 
 describe('the admin socket', { skip }, () => {
@@ -111,7 +111,8 @@ describe('the admin socket', { skip }, () => {
     const gateway = await open(t);
     const file = join(gateway.directory, 'gateway.toml');
     const good = readFileSync(file, 'utf8');
-    // Nothing in it can be read any more: neither where the admin listener is, nor that there is one.
+    // The file is unreadable as TOML, so that neither the address nor the existence of the admin listener can be read
+    // from it.
     writeFileSync(file, `= nonsense\n${good.replaceAll('[admin]', '[admin').replaceAll('listen', 'lis ten')}`);
     const { err } = await gateway.does(['reload'], 1);
     assert.equal(drawn(err), drawn((await gateway.check()).err), 'reload says what check says');
@@ -130,7 +131,7 @@ describe('the admin socket', { skip }, () => {
     assert.equal(await gateway.metric('config_last_reload_successful'), 1);
   });
 
-  test('is for its owner, goes with its gateway, and a dead one is replaced', async (t) => {
+  test('is accessible to its owner only, is removed at the end, and replaces a stale one', async (t) => {
     const socket = join(world.dir, 'own.sock');
     const first = await open(t, { gateway: {}, admin: { socket } });
     assert.equal(statSync(socket).mode & 0o777, 0o600);
@@ -145,7 +146,7 @@ describe('the admin socket', { skip }, () => {
     assert.ok(!existsSync(socket), 'one that ends takes it along');
   });
 
-  test('one that is in use is refused, and says whose it is', async (t) => {
+  test('a socket in use is rejected, with the process that has it', async (t) => {
     const socket = join(world.dir, 'taken.sock');
     const first = await open(t, { admin: { socket } });
     const directory = staged(first, profiled(first.config, { listener: [{ listen: `${world.address}:${await world.freePort()}` }] }), 'taken');
@@ -157,7 +158,7 @@ describe('the admin socket', { skip }, () => {
     await first.does(['status']);
   });
 
-  test('a second gateway on the same directory starts, and says how it is reached', async (t) => {
+  test('a second gateway on the same directory starts and logs how it is reached', async (t) => {
     const [port, admin] = [await world.freePort(), `${world.address}:${await world.freePort()}`];
     const config = await world.plainConfig({ upstream: upstreams, route: [steady, other], listener: { listen: `${world.address}:\${PORT}` } });
     const directory = join(world.dir, 'shared');
@@ -181,7 +182,7 @@ describe('the admin socket', { skip }, () => {
     for (const command of ['status', 'reload', 'plan']) {
       assert.match((await gateway.does([command], 1)).err, /commands use the admin socket alone/, command);
     }
-    // With the token of a file that only its owner reads, a verb is done over TCP as well.
+    // With a token from a file that only its owner can read, commands also work over TCP.
     gateway.write(routed(gateway.config));
     const { status, generation } = await gateway.post();
     assert.deepEqual([status, generation], [200, 2]);
@@ -196,7 +197,7 @@ describe('the admin socket', { skip }, () => {
     assert.deepEqual([plan.status, /only over the admin socket/.test(plan.body)], [403, true]);
   });
 
-  test('every request names this gateway, and comes from no other site', async (t) => {
+  test('requests with another Host or Origin are rejected', async (t) => {
     const gateway = await open(t, { admin: { hosts: ['gw1.example.com'] } });
     for (const path of ['/metrics', '/livez', '/readyz', '/status', '/ui', '/']) {
       assert.equal((await gateway.admin(path, { headers: { host: 'evil.example:9145' } })).status, 421, path);
@@ -207,26 +208,26 @@ describe('the admin socket', { skip }, () => {
     }
   });
 
-  test('a slow client of the listener holds nothing for long', async (t) => {
+  test('slow clients of the listener are closed', async (t) => {
     const gateway = await open(t);
     const [host, port] = gateway.adminAddress.split(':');
     const peers = Array.from({ length: 80 }, (_, index) => {
       const peer = net.connect(Number(port), host);
       const begun = Date.now();
       peer.on('error', () => {}).on('data', () => {}).on('close', () => { peer.took = Date.now() - begun; });
-      // Half a head; a body that does not come.
+      // An incomplete head, or a missing body.
       peer.write(index % 2 ? 'GET /livez HTTP/1.1\r\nHost: localhost\r\n'
         : `POST /reload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${TOKEN}\r\nContent-Length: 9\r\n\r\n`);
       return peer;
     });
     t.after(() => peers.forEach((peer) => peer.destroy()));
     await until('all to be cut', () => peers.every((peer) => peer.took), { within: 30_000 });
-    // The first 64 after five seconds, the others when they have had their turn.
+    // The first 64 are closed after five seconds, the others five seconds after they are served.
     assert.ok(peers.slice(0, 60).every((peer) => peer.took < 12_000), peers.map((peer) => peer.took).join(' '));
     assert.equal((await gateway.admin('/livez')).status, 200);
   });
 
-  test('over TCP nothing is done without a token, and nothing with GET', async (t) => {
+  test('commands over TCP need a token and POST', async (t) => {
     const gateway = await open(t);
     for (const verb of ['reload', 'confirm', 'rollback', 'plan', 'reopen', 'quit', 'stop']) {
       assert.equal((await gateway.admin(`/${verb}`, { method: 'POST' })).status, 403, verb);
@@ -236,8 +237,8 @@ describe('the admin socket', { skip }, () => {
     assert.equal((await gateway.state()).reloads.length, 1);
   });
 
-  test('others are told what is in their way', { skip: skip || (process.getuid() !== 0 && 'needs root, to be somebody else') }, async (t) => {
-    // Its path must be open to everybody.
+  test('other users are told why they have no access', { skip: skip || (process.getuid() !== 0 && 'needs root, to be somebody else') }, async (t) => {
+    // The path must be accessible to every user.
     const directory = mkdtempSync(join(tmpdir(), 'app-gateway-stranger-'));
     chmodSync(directory, 0o755);
     const gateway = await open(t, { admin: { socket: join(directory, 'admin.sock') } });
@@ -247,7 +248,7 @@ describe('the admin socket', { skip }, () => {
     const { code, err } = await run(program, ['status', '-c', directory], { uid: 65534, gid: 65534, cwd: '/' });
     assert.equal(code, 1);
     assert.match(err, /admin\.sock: permission denied; be root, or the user the gateway runs as/);
-    // Even where the file lets everybody in, the kernel says who it is.
+    // Even if the file mode allows every user, the peer credentials of the socket do not.
     chmodSync(join(directory, 'admin.sock'), 0o777);
     const again = await run(program, ['status', '-c', directory], { uid: 65534, gid: 65534, cwd: '/' });
     assert.equal(again.code, 1);
@@ -256,7 +257,7 @@ describe('the admin socket', { skip }, () => {
     rmSync(directory, { recursive: true });
   });
 
-  test('without a gateway the command says where it looked', async () => {
+  test('without a gateway the command names the addresses that it tried', async () => {
     const directory = join(world.dir, 'nobody');
     mkdirSync(directory);
     writeFileSync(join(directory, 'gateway.toml'), `[admin]\nlisten = "${world.address}:${await world.freePort()}"\n`);
@@ -269,7 +270,7 @@ describe('the admin socket', { skip }, () => {
   });
 });
 
-describe('what nginx has taught', { skip }, () => {
+describe('commands of nginx', { skip }, () => {
   test('-s reload', async (t) => {
     const gateway = await open(t);
     gateway.write(routed(gateway.config));
@@ -297,7 +298,7 @@ describe('what nginx has taught', { skip }, () => {
     });
   }
 
-  test('-s reopen says why it cannot, and the log goes on', async (t) => {
+  test('-s reopen reports its failure, and logging continues', async (t) => {
     const directory = join(world.dir, 'logs');
     mkdirSync(directory);
     const gateway = await open(t, { gateway: { 'access-log': join(directory, 'a.log') } });
@@ -317,7 +318,7 @@ describe('what nginx has taught', { skip }, () => {
     });
   }
 
-  test('-s stop cuts a drain without a limit short', async (t) => {
+  test('-s stop ends an unlimited drain', async (t) => {
     const gateway = await open(t, { gateway: { 'drain-timeout': '1s' } });
     await gateway.webSocket('/steady/ws');
     await gateway.does(['-s', 'quit']);
@@ -329,7 +330,7 @@ describe('what nginx has taught', { skip }, () => {
 });
 
 describe('a plan', { skip }, () => {
-  test('of the same configuration, spelt differently, is no change', async (t) => {
+  test('of an equivalent configuration has no changes', async (t) => {
     const gateway = await open(t);
     const directory = staged(gateway, gateway.config);
     const text = readFileSync(join(directory, 'gateway.toml'), 'utf8');
@@ -342,7 +343,7 @@ describe('a plan', { skip }, () => {
     assert.deepEqual(plan.kept, { certificate: 1, listener: 1, profile: 1, route: 2, upstream: 2 });
   });
 
-  test('says item by item what changes, where it is written, and what is open there', async (t) => {
+  test('lists each change with its file, line and open connections', async (t) => {
     const gateway = await open(t, { routes: [{ ...other, methods: ['GET'] }, { path: '/old/', upstream: 'b' }] });
     const [stays, goes] = [await gateway.webSocket('/steady/ws'), await gateway.webSocket('/other/ws')];
     for (let i = 0; i < 3; i++) await gateway.who('/old/who?secret=1');
@@ -379,19 +380,19 @@ describe('a plan', { skip }, () => {
     ]);
     assert.deepEqual([plan.requests.looked_at, plan.requests.different], [6, 4]);
 
-    // As text, within 80 columns but for paths, which are copied from here; exit code 3.
+    // The text has 80 columns, except for paths; the exit code is 3.
     const { out } = await gateway.does(['plan', directory], 3);
     assert.match(out, /1 WebSocket \(1 would be closed\)/);
     assert.match(out, /Nothing has been changed/);
     for (const line of out.split('\n')) assert.ok(line.length <= 80 || line.includes(world.dir), line);
 
-    // And nothing has been.
+    // No change has been applied.
     assert.equal(await gateway.generation(), 1);
     assert.equal(await reachable(world.address, Number(listener.listen.split(':')[1])), false);
     assert.ok(!(await gateway.admin('/metrics')).body.includes('/new/'), 'a plan adds no series');
     for (const peer of [stays, goes]) await peer.echo('still there');
 
-    // What it said comes true.
+    // The reload does what the plan reported.
     gateway.write(next);
     await gateway.does(['reload']);
     await until('the WebSocket to be closed', () => isClosed(goes));
@@ -400,7 +401,7 @@ describe('a plan', { skip }, () => {
     assert.deepEqual((await gateway.state()).needs_restart, ['gateway.workers']);
   });
 
-  test('counts what has to end because clients would have to show a certificate', async (t) => {
+  test('counts connections that a new client certificate requirement would close', async (t) => {
     const gateway = await open(t);
     await gateway.webSocket('/steady/ws');
     const [listener] = gateway.config.profile.internet.listener;
@@ -414,12 +415,12 @@ describe('a plan', { skip }, () => {
     }
     const { out } = await gateway.does(['plan', directory], 3);
     assert.match(out, /connections? \(up to \d+ to authenticate again\), 1 WebSocket \(1 would be closed\)/);
-    // Whoever needs none has lost nothing.
+    // A client that needs no certificate keeps its connection.
     const optional = await gateway.plan(planned({ 'client-certificate': 'optional' }));
     assert.deepEqual([optional.open.outdated, optional.open.closing], [0, 0]);
   });
 
-  test('sees what files hold', async (t) => {
+  test('compares the contents of files', async (t) => {
     const cert = world.ca.issue('renewed', ['localhost', world.address], { bits: { days: 9 } });
     const own = { chain: join(world.dir, 'own.crt'), key: join(world.dir, 'own.key') };
     writeFileSync(own.chain, world.certs.gateway.crtText);
@@ -438,7 +439,7 @@ describe('a plan', { skip }, () => {
     assert.ok(!out.includes('PRIVATE'), 'no key is shown');
   });
 
-  test('that would be refused is drawn as check draws it', async (t) => {
+  test('of an invalid configuration shows the problems of check', async (t) => {
     const gateway = await open(t);
     const directory = staged(gateway, routed(gateway.config, { path: '/x/', upstream: 'nobody' }));
     const { out, err } = await gateway.does(['plan', directory], 1);
@@ -448,7 +449,7 @@ describe('a plan', { skip }, () => {
     assert.equal((await gateway.state()).reloads.length, 1);
   });
 
-  test('looks at no request where none is remembered', async (t) => {
+  test('has no recent requests if none are kept', async (t) => {
     const gateway = await open(t, { gateway: { 'recent-requests': 0 } });
     await gateway.who('/other/who');
     const plan = await gateway.plan(staged(gateway, routed(gateway.config)));
@@ -457,7 +458,7 @@ describe('a plan', { skip }, () => {
 });
 
 describe('a trial', { skip }, () => {
-  test('that is confirmed stays', async (t) => {
+  test('that is confirmed stays in force', async (t) => {
     const gateway = await open(t);
     gateway.write(routed(gateway.config));
     const { out } = await gateway.does(['reload', '--confirm', '60s']);
@@ -469,14 +470,14 @@ describe('a trial', { skip }, () => {
     assert.match((await gateway.does(['confirm'], 1)).err, /nothing waits for a confirmation/);
   });
 
-  test('that is not ends by itself, and the files that were tried are not tried again', async (t) => {
+  test('that is not confirmed is reverted, and its files are not reloaded again', async (t) => {
     const gone = { listen: `${world.address}:${await world.freePort()}` };
     const gateway = await open(t, { gateway: { 'reload-on-change': true } });
     const both = profiled(gateway.config, { listener: [...gateway.config.profile.internet.listener, gone] });
     gateway.write(both);
     await until('generation 2', async () => (await gateway.generation()) === 2);
     const stays = await gateway.webSocket('/steady/ws');
-    // The route and the listener are gone, and come back.
+    // The route and the listener are removed, and restored.
     const first = gateway.config.profile.internet.listener.slice(0, 1);
     gateway.write(profiled(routed(both), { listener: first }));
     await gateway.does(['reload', '--confirm', '2s']);
@@ -487,14 +488,14 @@ describe('a trial', { skip }, () => {
     assert.equal((await gateway.ask('/other/who', { listener: { host, port: Number(port) } })).status, 200);
     await stays.echo('still there');
     assert.match(gateway.stderr, /trigger="rollback"/);
-    // The watcher goes on: it takes the next change, and has not taken the one that was undone.
+    // The watcher takes the next change, and has not taken the reverted one.
     gateway.write(routed(both, { path: '/third/', upstream: 'a' }));
     await until('the third', async () => (await gateway.ask('/third/who')).status === 200);
     const triggers = (await gateway.state()).reloads.map(({ trigger, result, generation }) => `${trigger} ${result} ${generation}`);
     assert.deepEqual(triggers.slice(-2), ['rollback applied 2', 'files applied 4'], triggers.join('\n'));
   });
 
-  test('lets no other reload in but one that is on trial too, and goes back to what was confirmed', async (t) => {
+  test('blocks other reloads except trials, and reverts to the confirmed generation', async (t) => {
     const gateway = await open(t);
     gateway.write(routed(gateway.config));
     await gateway.does(['reload', '--confirm', '60s']);
@@ -507,11 +508,11 @@ describe('a trial', { skip }, () => {
     assert.match((await gateway.does(['reload', '--confirm', '60s'])).out, /applied: generation 3[^]*generation 1 serves again/);
     assert.match((await gateway.does(['confirm', '--abort'])).out, /applied: generation 1/);
     assert.equal(await gateway.who('/other/who'), 'b');
-    // A new generation gets a new number.
+    // A new generation has a new number.
     assert.match((await gateway.does(['reload'])).out, /applied: generation 4/);
   });
 
-  test('can be asked for after the watcher was faster', async (t) => {
+  test('can be started after the watcher has reloaded first', async (t) => {
     const gateway = await open(t, { gateway: { 'reload-on-change': true } });
     gateway.write(routed(gateway.config));
     await until('the watcher', async () => (await gateway.generation()) === 2);
@@ -521,7 +522,7 @@ describe('a trial', { skip }, () => {
     assert.equal(await gateway.who('/other/who'), 'b');
   });
 
-  test('that is refused changes nothing, and nothing is on trial', async (t) => {
+  test('that is rejected changes nothing and starts no trial', async (t) => {
     const gateway = await open(t);
     gateway.write(routed(gateway.config, { path: '/x/', upstream: 'nobody' }));
     await gateway.does(['reload', '--confirm', '60s'], 1);
@@ -530,7 +531,7 @@ describe('a trial', { skip }, () => {
     assert.equal((await gateway.command('reload', '--confirm', 'soon')).code, 2, 'not a time');
   });
 
-  test('cannot go back while somebody else has the address, and tries again', async (t) => {
+  test('retries to revert while another program has the address', async (t) => {
     const gateway = await open(t);
     const moved = { listen: `${world.address}:${await world.freePort()}` };
     const kept = { listen: `${world.address}:${await world.freePort()}` };
@@ -551,8 +552,8 @@ describe('a trial', { skip }, () => {
   });
 });
 
-describe('which configuration serves', { skip }, () => {
-  test('is the same word in status, metric, access log and answer', async (t) => {
+describe('the configuration hash', { skip }, () => {
+  test('is the same in status, metric, access log and answer', async (t) => {
     const gateway = await open(t);
     const infos = async () => (await gateway.admin('/metrics')).body.split('\n').filter((line) => line.startsWith('app_gateway_config_info{'));
     const first = (await gateway.state()).config;

@@ -1,4 +1,4 @@
-// The status page in Chromium: at rest, without scripts, and through an outage.
+// The status page in Chromium: without load, without scripts, and during an outage.
 
 import { after, before, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -52,7 +52,7 @@ before(async () => {
 });
 after(() => world?.close());
 
-/** The page in a browser of its own; what the browser complains about is kept. */
+/** Opens the page in a browser context of its own, and records its console messages and errors. */
 async function visit(t, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1200, height: 900 }, ...options });
   t.after(() => context.close());
@@ -71,11 +71,11 @@ const shows = (page, selector, text) => until(async () => `${selector} to show "
   return shown.includes(text);
 }, { within: 20_000 });
 
-/** What `app-gateway status` prints. */
+/** The output of `app-gateway status`. */
 const told = async (...more) => (await run(binary(), ['status', ...more, '-c', gateway.directory], { within: 20_000 })).out;
 const status = async () => JSON.parse(await told('--json'));
 
-/** An open tunnel to the origin. */
+/** Opens a tunnel to the origin. */
 const tunnel = (t) => new Promise((done, fail) => {
   const asked = http.request({ ...proxy, method: 'CONNECT', path: `graph.facebook.com:${origin.port}`, agent: false });
   asked.on('connect', (answer, socket) => {
@@ -86,13 +86,13 @@ const tunnel = (t) => new Promise((done, fail) => {
   }).on('error', fail).end();
 });
 
-/** Nothing is wider than the window. */
+/** Asserts that nothing is wider than the window. */
 const fits = async (page) => {
   const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
   assert.ok(wide <= window, `${wide} > ${window}`);
 };
 
-test('the page is live, and the browser has nothing to complain about', { skip }, async (t) => {
+test('the page updates itself, and the browser reports no error', { skip }, async (t) => {
   const { page, complaints } = await visit(t);
   await shows(page, '#verdict h2', 'All is well');
   await shows(page, '#link', 'live');
@@ -106,7 +106,7 @@ test('the page is live, and the browser has nothing to complain about', { skip }
   assert.deepEqual(complaints, []);
 });
 
-test('the page says the same with scripts off, on a phone and in the dark', { skip }, async (t) => {
+test('the page is the same without scripts, on a phone and in dark mode', { skip }, async (t) => {
   const { page, complaints } = await visit(t, { javaScriptEnabled: false });
   await shows(page, '#verdict h2', 'All is well');
   await shows(page, '#routes', '/seen');
@@ -117,7 +117,7 @@ test('the page says the same with scripts off, on a phone and in the dark', { sk
   await phone.page.screenshot({ path: artifact('page-phone.png'), fullPage: true });
 });
 
-test('the open tunnels of the forward proxy are listed, and gone when they are', { skip }, async (t) => {
+test('open tunnels of the forward proxy are listed until they close', { skip }, async (t) => {
   const sockets = await Promise.all(Array.from({ length: 103 }, () => tunnel(t)));
   const { page, complaints } = await visit(t);
   await shows(page, '#tunnels caption', '103 are open');
@@ -142,7 +142,7 @@ test('the open tunnels of the forward proxy are listed, and gone when they are',
   assert.deepEqual(complaints, []);
 });
 
-test('what is passed through is told by route, on the page and by the command', { skip }, async (t) => {
+test('passthrough connections are shown by route, on the page and by the command', { skip }, async (t) => {
   const edge = endpointOf(config.tcp.edge.listener[0].listen);
   const knock = (servername) => {
     const socket = tls.connect({ ...edge, servername, ca: world.ca.text });
@@ -188,7 +188,7 @@ test('what is passed through is told by route, on the page and by the command', 
   assert.deepEqual(complaints, []);
 });
 
-test('a gateway that does nothing says nothing of it', { skip }, async () => {
+test('sections of unused features are left out', { skip }, async () => {
   const { tcp: _, forward: __, upstream: { chat }, ...rest } = config;
   const { internet } = rest.profile;
   const bare = await world.gateway({ ...rest, upstream: { chat }, profile: { internet: { ...internet, listener: [{ listen: `${world.address}:${await world.freePort()}` }] } } });
@@ -199,10 +199,10 @@ test('a gateway that does nothing says nothing of it', { skip }, async () => {
   assert.deepEqual([passed, tunnels, refused], [undefined, undefined, {}]);
 });
 
-test('every route has a line of its last hour', { skip }, async (t) => {
+test('every route has a sparkline of its last hour', { skip }, async (t) => {
   const { page, complaints } = await visit(t);
   const row = page.locator('#routes tr', { has: page.locator('th', { hasText: '/seen' }) });
-  // A minute is told when it is over.
+  // A minute is shown when it is over.
   await until(async () => `a line in ${await row.innerHTML()}`, () => row.locator('svg polyline').count(), { within: 120_000, every: 1000 });
   assert.match(await row.locator('svg').getAttribute('aria-label'), /in the last hour at most [\d.]+ requests\/s and 0 5xx\/s/);
   const shut = page.locator('#routes tr', { has: page.locator('th', { hasText: '/deep/' }) });
@@ -214,7 +214,7 @@ test('every route has a line of its last hour', { skip }, async (t) => {
   assert.deepEqual(complaints, []);
 });
 
-test('the page shows an outage, a refused reload, and that all is well again', { skip }, async (t) => {
+test('the page shows an outage, a rejected reload, and the recovery', { skip }, async (t) => {
   const { page, complaints } = await visit(t, { colorScheme: 'dark' });
   const { port } = origin;
   await origin.close();
@@ -246,7 +246,7 @@ test('the page shows an outage, a refused reload, and that all is well again', {
   assert.deepEqual(complaints, []);
 });
 
-test('the tester says what `explain` says, with scripts and without', { skip }, async (t) => {
+test('the explain form gives the answer of `explain`, with and without scripts', { skip }, async (t) => {
   const { host, port } = gateway.listener();
   const asked = `https://${host}:${port}/seen?a=1`;
   const { out } = await run(binary(), ['explain', '-c', gateway.directory, 'GET', asked], { within: 20_000 });
@@ -261,7 +261,7 @@ test('the tester says what `explain` says, with scripts and without', { skip }, 
   }
 });
 
-test('the page can be used by keyboard, and says what its parts are', { skip }, async (t) => {
+test('the page can be used by keyboard and has labelled sections', { skip }, async (t) => {
   const { page } = await visit(t);
   assert.equal(await page.getByRole('heading', { level: 1 }).count(), 1);
   for (const name of ['Upstream endpoints', 'Profiles and listeners', 'Routes', 'Reloads']) {
@@ -275,7 +275,7 @@ test('the page can be used by keyboard, and says what its parts are', { skip }, 
   for (const id of ['upstreams', 'listeners', 'routes', 'reloads', 'tester']) assert.ok(reached.has(id), `${id} in ${[...reached]}`);
 });
 
-test('a page of somebody else\'s that was made to lead here is told nothing', { skip }, async () => {
+test('a request with a foreign Host (DNS rebinding) gets no data', { skip }, async () => {
   const as = (host, path) => new Promise((done, fail) => {
     http.get(`http://${gateway.adminAddress}${path}`, { headers: { host }, agent: false }, (answer) => { answer.resume(); done(answer.statusCode); }).on('error', fail);
   });
@@ -284,7 +284,7 @@ test('a page of somebody else\'s that was made to lead here is told nothing', { 
   assert.equal(await as('evil.example', '/metrics'), 421);
 });
 
-test('an open page does not keep the gateway from ending, and says that it is gone', { skip }, async (t) => {
+test('an open page does not delay the exit, and shows that the gateway is gone', { skip }, async (t) => {
   const { page } = await visit(t);
   await shows(page, '#link', 'live');
   const exit = await gateway.stop();

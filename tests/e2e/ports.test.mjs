@@ -1,5 +1,5 @@
-// The shipped configuration, on loopback: every row of both port lists of the product reaches its component, through
-// the listener that is meant for it, and what must stay closed stays closed.
+// The shipped configuration on loopback: every row of both port lists of the product reaches its component through the
+// intended listener, and all other paths stay closed.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -54,7 +54,7 @@ before(async () => {
 });
 after(() => world.close());
 
-/** One request; `x-component` and `x-seen` say who answered and what it saw. */
+/** Sends one request; `x-component` and `x-seen` in the answer name the component and the path that it received. */
 async function ask(port, method, path) {
   const peer = await dial(world, gateway, { listener: { host: world.address, port } });
   try {
@@ -70,7 +70,7 @@ async function ask(port, method, path) {
 const lan = Symbol('the LAN port');
 const portOf = (port) => (port === lan ? lanPort : port);
 
-// [listener, method, path, component, what the component sees (the same path when left out)]
+// [listener, method, path, component, path at the component (the same if left out)]
 const open = [
   // Internet, 8443, by path.
   [8443, 'GET', '/socket.io/?EIO=3&transport=polling', 'chat-server'],
@@ -121,7 +121,7 @@ const open = [
   [lan, 'GET', '/mre-frontend/', 'mre-frontend', '/'],
 ];
 
-describe('what is open', () => {
+describe('open paths', () => {
   for (const [port, method, path, component, seen = path] of open) {
     test(`${port === lan ? 'LAN' : port} ${method} ${path} reaches ${component}`, async () => {
       const answer = await ask(portOf(port), method, path);
@@ -149,7 +149,7 @@ describe('what is open', () => {
   });
 });
 
-// [listener, method, path]: nothing of it reaches any component.
+// [listener, method, path] of requests that must not reach any component.
 const closed = [
   [8443, 'POST', '/file-engine/api/uploadFileFromUrl'],
   [8443, 'GET', '/file-engine/api/SystemInfo'],
@@ -181,7 +181,7 @@ const closed = [
   [8482, 'GET', '/metrics'],
   [8449, 'POST', '/chat/api/customer/init'],
   [8449, 'POST', '/socket.io/?EIO=3&transport=polling'],
-  // The same by other spellings.
+  // The same paths in other spellings.
   [8443, 'POST', '/file-engine/api/%75ploadFileFromUrl'],
   [8443, 'POST', '/file-engine/api/uploadFileStream/../uploadFileFromUrl'],
   [8443, 'POST', '/file-engine/api/uploadFileStream/%2e%2e/uploadFileFromUrl'],
@@ -211,20 +211,20 @@ const closed = [
   [8451, 'GET', '/webhook%2f..%2factuator'],
 ];
 
-describe('what is closed to the internet', () => {
+describe('paths closed to the internet', () => {
   for (const [port, method, path] of closed) {
     test(`${port} ${method} ${path}`, async () => {
       const before = asked.length;
       const answer = await ask(port, method, path);
       assert.equal(answer.component, undefined, `reached ${answer.component}, which saw ${answer.seen}`);
-      // A path that only lacks its slash is sent on to where it is refused.
+      // A path that only lacks its slash is redirected to a path that is rejected.
       assert.ok(answer.status === 308 || (answer.status >= 400 && answer.status < 500), `got ${answer.status}`);
       if (!isReference) assert.ok(answer.headers.get('gateway-reason'));
       assert.equal(asked.length, before, 'a component was asked');
     });
   }
 
-  test('each of them has its line in the log, with the reason', { skip: gatewayOnly }, async () => {
+  test('each rejection has a log line with a reason', { skip: gatewayOnly }, async () => {
     const refused = () => gateway.access.filter((l) => l.status >= 400 && l.status < 500);
     await until('the lines', () => refused().length >= closed.length - 1); // one is a redirect
     for (const line of refused()) assert.ok(line.reason, JSON.stringify(line));

@@ -1,5 +1,5 @@
-// Debian's Prometheus scrapes the gateway under load, with the scrape configuration, the alert rules and the dashboard
-// that are shipped: every expression of theirs is answered, and not with nothing where there must be something.
+// Debian's Prometheus scrapes the gateway under load with the shipped scrape configuration, alert rules and dashboard.
+// Every expression must be valid, and return data if the feature is in use.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -19,11 +19,11 @@ const contrib = (name) => join(root, 'contrib', name);
 const dashboard = JSON.parse(readFileSync(contrib('grafana/app-gateway.json'), 'utf8'));
 const expressions = dashboard.panels.flatMap((panel) => (panel.targets ?? []).map(({ expr }) => ({ panel: panel.title, expr })));
 
-/** Nothing is said where nothing went wrong, or where what is looked at is not configured. */
+/** Expressions without data while nothing has failed, or while the feature is not configured. */
 const MAY_BE_EMPTY = ['Failures by route', 'Failures to connect', 'Not verified', 'Since the last change', 'Socket.IO sessions',
   'Stuck on polling', 'Differences from other gateways'];
 
-/** Ids of units as Grafana's own list has them (`valueFormats/categories` of @grafana/data), of those used here. */
+/** IDs of units that are used here, from Grafana's list (`valueFormats/categories` of @grafana/data). */
 const UNITS = ['none', 'percentunit', 'bytes', 'Bps', 's', 'd', 'ops', 'reqps', 'cps', 'wps'];
 
 let world, gateway;
@@ -45,7 +45,7 @@ async function startEcho() {
   return server.address().port;
 }
 
-/** A gateway with one of everything: two routes, a WebSocket, what is passed through, the forward proxy. */
+/** A gateway that uses every feature: two routes, a WebSocket, passthrough and the forward proxy. */
 async function startAll() {
   const origin = await world.origin();
   const echo = await startEcho();
@@ -73,7 +73,10 @@ async function startAll() {
   gateway.origin = origin;
 }
 
-/** Requests, WebSockets, resumed and new handshakes, names passed through and refused, one outlet allowed and one denied, until stopped. */
+/**
+ * Until stopped: requests, WebSockets, new and resumed handshakes, passthrough with and without a route, and one
+ * allowed and one denied destination.
+ */
 function startLoad() {
   const listener = gateway.listener();
   const through = endpointOf(gateway.config.tcp.through.listener[0].listen);
@@ -119,7 +122,7 @@ function startLoad() {
         assert.match(head.toString(), new RegExp(`^HTTP/1.1 ${expected} `));
         socket.destroy();
       }
-      await tick(200); // a client may open so many tunnels a second
+      await tick(200); // the number of new tunnels per second is limited
     }
   };
   const running = Promise.all([...agents.map(client), webSockets(), passed(), outward()]);
@@ -127,7 +130,7 @@ function startLoad() {
   return load;
 }
 
-/** Prometheus with the shipped configuration; only the address is ours, and time goes faster. */
+/** Prometheus with the shipped configuration, except for the address and shorter intervals. */
 async function startPrometheus() {
   const listen = `${world.address}:${await world.freePort()}`;
   const file = join(world.dir, 'prometheus.yml');
@@ -154,7 +157,7 @@ async function startPrometheus() {
 }
 
 describe('Prometheus', { skip: gatewayOnly }, () => {
-  test('promtool finds nothing wrong with what is shipped', async () => {
+  test('promtool accepts the shipped files', async () => {
     for (const args of [
       ['check', 'rules', contrib('prometheus/alerts.yml')],
       ['check', 'config', contrib('prometheus/prometheus.yml')],
@@ -165,7 +168,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     }
   });
 
-  test('each alert says what it is, what to do next, and where that is written', () => {
+  test('each alert has a summary, a next step and a link to the documentation', () => {
     const rules = readFileSync(contrib('prometheus/alerts.yml'), 'utf8');
     const runbook = readFileSync(join(root, 'docs/operations/alerts.md'), 'utf8');
     const tests = readFileSync(contrib('prometheus/alerts_test.yml'), 'utf8');
@@ -192,7 +195,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     assert.equal(new Set(dashboard.panels.map((panel) => panel.id)).size, dashboard.panels.length);
   });
 
-  test('the dashboard is one that Grafana takes', () => {
+  test('the dashboard is valid for Grafana', () => {
     const [source] = dashboard.templating.list;
     assert.deepEqual([source.name, source.type, source.query], ['datasource', 'datasource', 'prometheus']);
     const ours = { type: 'prometheus', uid: '${datasource}' };
@@ -220,7 +223,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     }
   });
 
-  test('it scrapes under load, and answers the dashboard and the rules', { timeout: 180_000 }, async (t) => {
+  test('scrapes succeed under load, and dashboard and rules get data', { timeout: 180_000 }, async (t) => {
     await startAll();
     const load = startLoad();
     t.after(() => load.stop());
@@ -231,7 +234,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     assert.equal(await first('min_over_time(up{job="app-gateway"}[5m])'), 1, 'not one scrape has failed');
     const [{ lastError, health }] = (await api('targets')).activeTargets;
     assert.deepEqual({ lastError, health }, { lastError: '', health: 'up' });
-    // What Prometheus asks for is OpenMetrics, which it reads strictly.
+    // Prometheus requests OpenMetrics, which it parses strictly.
     const [build] = Object.entries(await api('metadata', { metric: 'app_gateway_build' }));
     assert.equal(build?.[1][0].type, 'info');
 
@@ -263,7 +266,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     const firing = groups.flatMap((group) => group.rules).filter((rule) => rule.state === 'firing');
     assert.deepEqual(firing.map((rule) => rule.name), [], 'a gateway that is well alarms nobody');
 
-    // What it counts is what was done.
+    // The counts agree with the load.
     await load.stop();
     const counted = await until('the last scrape', async () => {
       const sum = await first('sum(app_gateway_http_requests_total{route="/origin/"})');
@@ -274,7 +277,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     t.diagnostic(`${load.requests} requests; a scrape took ${await first('avg_over_time(scrape_duration_seconds[1m])')} s for ${await first('scrape_samples_scraped')} samples`);
   });
 
-  test('both formats are clean, and are what was asked for', async () => {
+  test('both formats are valid and selected by Accept', async () => {
     const text = await fetched('text/plain;version=0.0.4');
     assert.equal(text.kind, 'text/plain; version=0.0.4; charset=utf-8');
     const { code, out, err } = await promtool(['check', 'metrics'], { input: text.body });
@@ -288,7 +291,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     assert.ok(!text.body.includes('# EOF'));
   });
 
-  test('ten thousand routes are five hundred and the others, until they are gone', { timeout: 120_000 }, async (t) => {
+  test('the series of ten thousand routes are limited to five hundred and `other`', { timeout: 120_000 }, async (t) => {
     const { config } = gateway;
     const { internet } = config.profile;
     const many = Array.from({ length: 10_000 }, (_, n) => ({ path: `/many/${n}/`, upstream: 'origin', 'strip-prefix': `/many/${n}` }));
@@ -298,7 +301,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     const reload = await gateway.reload();
     assert.equal(reload.code, 0, reload.err);
     const listener = gateway.listener();
-    // A route's series begin with its first request.
+    // The series of a route begin with its first request.
     const agent = new https.Agent({ keepAlive: true, maxSockets: 1 });
     t.after(() => agent.destroy());
     for (let n = 0; n < 600; n++) assert.equal((await ask(world, listener, `/many/${n}/seen`, { agent })).status, 200);

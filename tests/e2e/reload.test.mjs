@@ -1,4 +1,4 @@
-// Reloads while clients are connected: what changes, what is refused, and what nobody may notice.
+// Reloads while clients are connected: applied changes, rejected changes, and connections that must not be affected.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -22,7 +22,7 @@ import { inTime, once, tick, until } from './lib/wait.mjs';
 const skip = gatewayOnly;
 
 let world, a, b, echo, echo2, chat, upstreams;
-/** Answers that the test ends. */
+/** Pending answers that the test ends. */
 const held = [];
 
 before(async () => {
@@ -44,7 +44,7 @@ before(async () => {
 });
 after(() => world?.close());
 
-/** A kilobyte now and then until the test says enough; what was sent is counted. */
+/** Sends a kilobyte now and then until the test ends it, and counts the bytes. */
 const drips = { enough: false, sent: [] };
 function drip(_req, res) {
   res.writeHead(200, { 'content-type': 'application/octet-stream' });
@@ -73,7 +73,7 @@ async function startEcho() {
 
 const steady = { path: '/steady/', upstream: 'a' };
 
-/** A gateway of the test's own, with `/steady/` and these routes; it and its clients end with the test. */
+/** A gateway for one test with `/steady/` and these routes; it and its clients end with the test. */
 async function open(t, routes = [], { gateway: settings, listener, ...profile } = {}) {
   const config = await world.plainConfig({ upstream: upstreams, route: [steady, ...routes], profile, listener, gateway: { workers: 2, ...settings } });
   const gateway = await world.gateway(config);
@@ -95,7 +95,7 @@ async function open(t, routes = [], { gateway: settings, listener, ...profile } 
       for (const result of ['applied', 'refused', 'unchanged']) counts[result] = await gateway.metric(`config_reloads_total{result="${result}"}`);
       return counts;
     },
-    /** Writes a configuration and sees it in force, whether it was this request or the watcher that was first. */
+    /** Writes a configuration and waits until it is in force, by this reload or by the watcher. */
     apply: async (next) => {
       const number = await gateway.generation();
       gateway.write(next);
@@ -107,7 +107,7 @@ async function open(t, routes = [], { gateway: settings, listener, ...profile } 
   });
 }
 
-/** The configuration with the routes of its profile (beyond `/steady/`) replaced. */
+/** The configuration with other routes in its profile, besides `/steady/`. */
 const routed = (config, routes) => profiled(config, { route: [steady, ...routes] });
 const profiled = (config, changes) => ({ ...config, profile: { ...config.profile, internet: { ...config.profile.internet, ...changes } } });
 const listening = (config, ...listener) => profiled(config, { listener });
@@ -122,7 +122,7 @@ async function asked(peer, path) {
   return peer.answer();
 }
 
-/** A WebSocket of which nothing but the frames is known. */
+/** A WebSocket that only knows frames. */
 async function webSocket(gateway, path, options) {
   const peer = await gateway.dial(options);
   peer.path = path;
@@ -144,13 +144,13 @@ async function webSocket(gateway, path, options) {
 const isClosed = (peer) => peer.closed || peer.ended;
 const closed = (peer, what = 'the connection to be closed') => until(what, () => isClosed(peer));
 
-/** The drawn errors of `check` or `reload`, without what each of them says around it. */
+/** The problems in the output of `check` or `reload`, without the text around them, which differs. */
 function drawnErrors(text) {
   const blocks = text.replaceAll('\r', '').split(/\n(?=error|warning)|\n\s*\n/).map((block) => block.trimEnd());
   return blocks.filter((block) => block.startsWith('error')).map((block) => block.split(/\n(?=configuration |reload )/)[0]);
 }
 
-describe('what asks for a reload', { skip }, () => {
+describe('triggers of a reload', { skip }, () => {
   const triggers = {
     HUP: (gateway) => gateway.hup(),
     'the command': async (gateway) => {
@@ -197,7 +197,7 @@ describe('what asks for a reload', { skip }, () => {
     assert.equal((await ask2(session, '/old/who')).status, 403);
   });
 
-  test('unchanged content is unchanged, and no new generation', async (t) => {
+  test('unchanged content is no new generation', async (t) => {
     const gateway = await open(t);
     const number = await gateway.generation();
     assert.equal(await gateway.good(), 1, 'the start counts');
@@ -208,7 +208,7 @@ describe('what asks for a reload', { skip }, () => {
     assert.match(out, /unchanged/);
     assert.deepEqual((({ status, result, generation }) => ({ status, result, generation }))(await gateway.post()), { status: 200, result: 'unchanged', generation: number });
     assert.deepEqual(await gateway.results(), { applied: 0, refused: 0, unchanged: 3 });
-    // The same text once more, and new times: what the watcher hears, and must not take for a change.
+    // The same text again with new times, which the watcher must not take for a change.
     gateway.write(gateway.config);
     utimesSync(join(gateway.directory, 'gateway.toml'), new Date(), new Date());
     await gateway.hup();
@@ -217,9 +217,9 @@ describe('what asks for a reload', { skip }, () => {
     assert.equal(await gateway.good(), 1);
   });
 
-  test('the command says each change on a line', async (t) => {
+  test('the command prints each change on a line', async (t) => {
     const gateway = await open(t, [{ path: '/old/', upstream: 'a' }]);
-    // The watcher may be faster than a program that starts; then it has the changes in its log instead.
+    // The watcher may reload before the command has started; then the changes are in the log instead.
     gateway.write(routed(listening(gateway.config, ...gateway.config.profile.internet.listener, await freeListener()), [{ path: '/new/', upstream: 'b' }]));
     const { code, out, err } = await gateway.reload();
     assert.equal(code, 0, err);
@@ -228,9 +228,9 @@ describe('what asks for a reload', { skip }, () => {
     for (const what of ['/old/', '/new/', second]) assert.ok(said.split('\n').some((line) => line.includes(what)), `${what} in\n${said}`);
   });
 
-  test('a second file, and a file that is gone again', async (t) => {
+  test('an added and a removed file are noticed', async (t) => {
     const gateway = await open(t);
-    // Tables may not be written twice, so the second file brings a profile of its own.
+    // A table may not be written twice, so the second file has a profile of its own.
     const listener = await freeListener();
     const more = join(gateway.directory, 'more.toml');
     writeFileSync(more, toToml({ profile: { lan: { certificates: ['main'], listener: [listener], route: [{ path: '/lan/', upstream: 'b' }] } } }));
@@ -242,7 +242,7 @@ describe('what asks for a reload', { skip }, () => {
   });
 });
 
-describe('what is refused', { skip }, () => {
+describe('rejected reloads', { skip }, () => {
   let expired, other;
   before(() => {
     expired = world.ca.issue('expired', ['localhost'], { expired: true });
@@ -258,7 +258,7 @@ describe('what is refused', { skip }, () => {
     'a certificate that is not there': (gateway) => gateway.write(certified(gateway.config, { crt: join(world.dir, 'nowhere.crt'), key: join(world.dir, 'nowhere.key') })),
     'a directory that was emptied': (gateway) => unlinkSync(file(gateway)),
     'a directory that has vanished': (gateway) => renameSync(gateway.directory, `${gateway.directory}-away`),
-    // Nobody can read these; root could read what only lacks the permission.
+    // No user can read these. root could read a file that only lacks the permission.
     'a link that leads nowhere': (gateway) => symlinkSync('/nowhere/at/all.toml', file(gateway, 'more.toml')),
     'a pipe': (gateway) => execFileSync('mkfifo', [file(gateway, 'more.toml')]),
   };
@@ -296,7 +296,7 @@ describe('what is refused', { skip }, () => {
     });
   }
 
-  test('a port that is taken: nothing of the change is applied', async (t) => {
+  test('a port in use: no part of the change is applied', async (t) => {
     const gateway = await open(t);
     const good = gateway.config;
     const taken = net.createServer();
@@ -319,14 +319,14 @@ describe('what is refused', { skip }, () => {
     assert.equal((await gateway.ask('/new/who', { listener: at({ listen }) })).status, 200);
   });
 
-  test('the watcher refuses each change once', async (t) => {
+  test('the watcher rejects each change once', async (t) => {
     const gateway = await open(t);
     const good = gateway.config;
     const refusals = async () => (await gateway.results()).refused;
     gateway.write(routed(good, [{ path: '/new/', upstream: 'nobody' }]));
     await until(() => `the refusal; ${gateway.stderr}`, async () => (await refusals()) === 1);
     assert.match(gateway.stderr, /nobody/);
-    // Longer than the watcher ever waits before it looks again.
+    // Longer than the watcher's longest delay.
     const since = Date.now();
     await until('the time to pass', async () => (await refusals()) !== 1 || Date.now() - since > 6000, { within: 15_000, every: 200 });
     assert.equal(await refusals(), 1);
@@ -365,7 +365,7 @@ describe('certificates', { skip }, () => {
     });
   }
 
-  test('client certificates, once required, are required of those who would resume too', async (t) => {
+  test('a new requirement of client certificates applies to resumed sessions too', async (t) => {
     const friends = world.ca.issue('friend', [], { client: true });
     for (const alone of ['TLSv1.2', 'TLSv1.3']) {
       const gateway = await open(t);
@@ -389,7 +389,7 @@ describe('certificates', { skip }, () => {
     }
   });
 
-  test('tickets stay good across a reload that changes nothing about them', async (t) => {
+  test('tickets stay valid across unrelated reloads', async (t) => {
     const gateway = await open(t);
     const first = await gateway.dial();
     let session;
@@ -404,7 +404,7 @@ describe('certificates', { skip }, () => {
 });
 
 describe('listeners', { skip }, () => {
-  test('one that is added answers at once', async (t) => {
+  test('an added listener answers at once', async (t) => {
     const gateway = await open(t);
     for (let i = 0; i < 5; i++) {
       const added = await freeListener();
@@ -413,7 +413,7 @@ describe('listeners', { skip }, () => {
     }
   });
 
-  test('one that is removed takes nothing new and finishes what it has', async (t) => {
+  test('a removed listener accepts no connections and finishes pending requests', async (t) => {
     const gateway = await open(t, [{ path: '/ws/', upstream: 'echo' }]);
     const removed = await freeListener();
     const [kept] = gateway.config.profile.internet.listener;
@@ -437,11 +437,11 @@ describe('listeners', { skip }, () => {
     await closed(busy, 'the connection to be closed after its answer');
     assert.equal((await streaming).body.toString(), 'firstlater');
     await until('the HTTP/2 session to end', () => session.closed);
-    await socket.echo('after'); // the same profile has it still
+    await socket.echo('after'); // the same profile still has the route
     assert.equal((await gateway.ask('/steady/who')).status, 200);
   });
 
-  test('one that is removed serves whom it took: a connection is refused, or answered', async (t) => {
+  test('every connection to a listener being removed is either refused or answered', async (t) => {
     const gateway = await open(t);
     const [kept] = gateway.config.profile.internet.listener;
     const listener = await freeListener();
@@ -468,11 +468,11 @@ describe('listeners', { skip }, () => {
     assert.deepEqual(seen.cut, [], JSON.stringify(seen));
   });
 
-  test('one that is moved answers where it is now, and only there', async (t) => {
+  test('a moved listener answers at its new address only', async (t) => {
     const gateway = await open(t);
     const [before] = gateway.config.profile.internet.listener;
     const { port } = at(before);
-    // Another address, the same port; then another port.
+    // Another address with the same port, and then another port.
     for (const next of [{ listen: `${world.address.replace(/\d+$/, '9')}:${port}` }, await freeListener(), before]) {
       const old = gateway.listener();
       await gateway.apply(listening(gateway.config, next));
@@ -481,7 +481,7 @@ describe('listeners', { skip }, () => {
     }
   });
 
-  test('one that is kept refuses nobody while others come and go', async (t) => {
+  test('a kept listener refuses no connection while others are added and removed', async (t) => {
     const gateway = await open(t);
     const [kept] = gateway.config.profile.internet.listener;
     const listener = gateway.listener();
@@ -505,7 +505,7 @@ describe('listeners', { skip }, () => {
     assert.deepEqual(wave.failed, [], `of ${wave.asked}`);
   });
 
-  test('a profile that is removed with its listener takes its WebSockets with it', async (t) => {
+  test('removing a profile closes its WebSockets', async (t) => {
     const gateway = await open(t, [{ path: '/ws/', upstream: 'echo' }]);
     const before = gateway.config;
     const listener = await freeListener();
@@ -518,7 +518,7 @@ describe('listeners', { skip }, () => {
   });
 });
 
-describe('connections that stay', { skip }, () => {
+describe('open connections', { skip }, () => {
   test('20 of HTTP/1.1, 5 of HTTP/2, 50 WebSockets and 4 of Socket.IO, across 20 reloads', async (t) => {
     const gateway = await open(t, [{ path: '/ws/', upstream: 'echo' }, { path: '/socket.io/', upstream: 'chat' }]);
     const lasting = gateway.config.profile.internet.route.slice(1);
@@ -538,7 +538,7 @@ describe('connections that stay', { skip }, () => {
     });
     for (let i = 0; i < 20; i++) {
       await gateway.apply(routed(gateway.config, [...lasting, { path: `/changing-${i}/`, upstream: i % 2 ? 'a' : 'b' }]));
-      // Everybody is heard on the very connection it began with.
+      // Every client is answered on its original connection.
       await Promise.all([
         ...plain.map(async (peer) => {
           const answer = await asked(peer, `/changing-${i}/who`);
@@ -561,7 +561,7 @@ describe('connections that stay', { skip }, () => {
     assert.equal((await gateway.results()).applied, 20);
   });
 
-  test('connections to an upstream outlive a reload that does not change it', async (t) => {
+  test('connections to an unchanged upstream survive a reload', async (t) => {
     const gateway = await open(t, [], { gateway: { workers: 1 } });
     const connection = async () => JSON.parse((await gateway.ask('/steady/seen')).body).connection;
     const first = await connection();
@@ -571,7 +571,7 @@ describe('connections that stay', { skip }, () => {
     }
   });
 
-  test('connections that were made under another trust are not used again', async (t) => {
+  test('upstream connections verified with other CAs are not reused', async (t) => {
     const gateway = await open(t, [], { gateway: { workers: 1 } });
     for (let i = 0; i < 3; i++) assert.equal((await gateway.ask('/steady/who')).status, 200);
     const { 'ca-file': _, ...unverified } = upstreams.a;
@@ -581,13 +581,13 @@ describe('connections that stay', { skip }, () => {
     assert.equal((await gateway.ask('/steady/who')).status, 200);
   });
 
-  test('an authority that is added to the ones an upstream is verified by cuts nobody', async (t) => {
+  test('adding a CA to an upstream cuts no connection', async (t) => {
     const bundle = join(world.dir, 'bundle.crt');
     writeFileSync(bundle, world.ca.text);
     const gateway = await open(t, [{ path: '/ws/', upstream: 'echo' }]);
     await gateway.apply({ ...gateway.config, upstream: { ...upstreams, echo: { ...upstreams.echo, 'ca-file': bundle } } });
     const socket = await webSocket(gateway, '/ws/');
-    // Any certificate will do as a second one.
+    // Any certificate serves as the second one.
     writeFileSync(bundle, Buffer.concat([world.ca.text, world.certs.gateway.crtText]));
     const number = await gateway.generation();
     gateway.hup();
@@ -609,7 +609,7 @@ describe('connections that stay', { skip }, () => {
     for (const peer of peers.slice(6)) assert.equal((await asked(peer, '/steady/who')).status, 200);
   });
 
-  test('a request is decided by what is in force when its head is complete', async (t) => {
+  test('a request is decided by the configuration in force when its head is complete', async (t) => {
     const gateway = await open(t, [{ path: '/flip/', upstream: 'a' }]);
     const [late, running] = [await gateway.dial(), await gateway.dial()];
     late.send('GET /flip/who HTTP/1.1\r\nHost: loc');
@@ -623,7 +623,7 @@ describe('connections that stay', { skip }, () => {
     assert.equal((await running.answer()).body, 'firstlater', 'what runs ends as it began');
   });
 
-  test('WebSockets that would now be refused or go elsewhere are closed, and only those', async (t) => {
+  test('only WebSockets that would be rejected or routed elsewhere are closed', async (t) => {
     const to = (path, upstream = 'echo', more = {}) => ({ path, upstream, ...more });
     const moving = { ...upstreams, moving: { ...upstreams.echo }, failover: { ...upstreams.echo } };
     const config = await world.plainConfig({
@@ -650,7 +650,7 @@ describe('connections that stay', { skip }, () => {
       upstream: {
         ...moving,
         moving: { ...upstreams.echo, endpoints: upstreams.echo2.endpoints },
-        // In front of the one that is connected to, which stays one of them.
+        // Before the connected endpoint, which stays in the list.
         failover: { ...upstreams.echo, endpoints: [`https://${world.upstreamAddress}:${port}`, ...upstreams.echo.endpoints] },
       },
     });
@@ -674,7 +674,7 @@ describe('connections that stay', { skip }, () => {
     assert.equal(gateway.access.filter((l) => l.event === 'tunnel').length, gone.length * 2 + 1, 'and no others');
   });
 
-  test('a host that is no longer served loses its WebSockets', async (t) => {
+  test('removing a host closes its WebSockets', async (t) => {
     const gateway = await open(t, [{ path: '/ws/', upstream: 'echo' }], { hosts: ['localhost', 'other.test'] });
     const socket = await webSocket(gateway, '/ws/');
     await gateway.apply(profiled(gateway.config, { hosts: ['localhost'] }));
@@ -685,7 +685,7 @@ describe('connections that stay', { skip }, () => {
   });
 });
 
-/** With E2E_LOAD=full, as large as a busy gateway's day; otherwise what a small machine does in seconds. */
+/** With E2E_LOAD=full the load of a busy gateway's day; otherwise a load for a small machine. */
 const load = process.env.E2E_LOAD === 'full' ? { reloads: 100, chats: 200, slow: 20 } : { reloads: 30, chats: 12, slow: 5 };
 
 describe('under load', { skip }, () => {
@@ -700,7 +700,7 @@ describe('under load', { skip }, () => {
     const run = { over: false, done: 0, failed: [] };
     const end = () => { run.over = true; drips.enough = true; };
     gateway.closes(end); // a test that fails ends its load too
-    /** Again and again until it is over; what fails is noted, with what it was. */
+    /** Repeats `once` until the end, and records failures with their name. */
     const repeat = async (what, once) => {
       while (!run.over) {
         await once().then(() => { run.done += 1; }, (error) => run.failed.push(`${what}: ${error.message}`));
@@ -723,7 +723,7 @@ describe('under load', { skip }, () => {
         const answer = await ask(world, listener, '/flip/who', { agent });
         sockets.add(answer.socket);
         ok('/flip/', answer);
-        await tick(1); // leaves the processor to the others
+        await tick(1); // yields the processor to the other tasks
       }));
     }
     const session = await gateway.dial2({ listener });
@@ -732,7 +732,7 @@ describe('under load', { skip }, () => {
     const leavers = await Promise.all(Array.from({ length: 3 }, () => webSocket(gateway, '/leaving/')));
     for (const socket of webSockets) running.push(repeat('a WebSocket', async () => { await socket.echo('there'); await tick(20); }));
     const chats = await Promise.all(Array.from({ length: load.chats }, async (_, i) => {
-      // Some come by way of polling, as browsers do.
+      // Some clients upgrade from polling, as browsers do.
       const client = chatClient(world, gateway, 4, i % 4 ? { transports: ['websocket'] } : {});
       gateway.closes(() => client.close());
       client.on('disconnect', (why) => { client.lost = why; });
@@ -752,7 +752,7 @@ describe('under load', { skip }, () => {
       method: 'POST', within: 400_000,
       body: async (request) => {
         let sent = 0;
-        request.on('error', () => {}); // told by the answer that does not come
+        request.on('error', () => {}); // reported by the missing answer
         while (!run.over && !request.destroyed) {
           request.write(Buffer.alloc(2048, 9));
           sent += 2048;
@@ -819,23 +819,23 @@ describe('settings that need a restart', { skip }, () => {
       assert.match(said, new RegExp(`needs restart: ${name.replace('.', '\\.')}`));
       assert.equal((await gateway.ask('/new/who')).status, 200);
       assert.equal((await gateway.admin('/readyz')).status, 200);
-      // Back to what runs: there is nothing left to restart for.
+      // Back to the running settings, so no restart is pending.
       const back = await gateway.apply(routed(good, []));
       if (back.result === 'applied') assert.doesNotMatch(back.changes.join('\n'), /needs restart/);
     });
   }
 
-  test('the command finds the gateway while its admin listener is being moved', async (t) => {
+  test('the command finds the gateway while its admin listener moves', async (t) => {
     const gateway = await open(t);
     gateway.write(await changes['admin.listen'](routed(gateway.config, [{ path: '/new/', upstream: 'b' }])));
     const { code, out, err } = await gateway.reload();
-    // There is no way for it to know the old address; what it says has to help.
+    // The command cannot know the old address, so its message has to help.
     if (code !== 0) assert.match(out + err, /admin/);
     gateway.hup();
     await until('the rest to be applied', async () => (await gateway.ask('/new/who')).status === 200);
   });
 
-  test('a listener that is added when the number of workers was changed has them all', async (t) => {
+  test('a listener added after a change of the number of workers has all workers', async (t) => {
     const gateway = await open(t);
     for (const workers of [4, 1]) {
       await gateway.apply({ ...gateway.config, gateway: { ...gateway.config.gateway, workers } });
@@ -846,7 +846,7 @@ describe('settings that need a restart', { skip }, () => {
     }
   });
 
-  test('the drain timeout of the present configuration counts', async (t) => {
+  test('the drain timeout of the current configuration applies', async (t) => {
     const gateway = await open(t, [], { gateway: { 'drain-timeout': '60s' } });
     await gateway.apply({ ...gateway.config, gateway: { ...gateway.config.gateway, 'drain-timeout': '500ms' } });
     const peer = await gateway.dial();
@@ -857,7 +857,7 @@ describe('settings that need a restart', { skip }, () => {
 });
 
 describe('POST /reload', { skip }, () => {
-  test('only POST, only there', async (t) => {
+  test('other methods and paths are rejected', async (t) => {
     const gateway = await open(t);
     for (const method of ['GET', 'HEAD', 'PUT', 'DELETE']) assert.equal((await gateway.admin('/reload', { method })).status, 405, method);
     for (const path of ['/reload/', '/reload/x', '/reload.', '/Reload', '//reload']) assert.equal((await gateway.admin(path)).status, 404, path);
@@ -867,7 +867,7 @@ describe('POST /reload', { skip }, () => {
 
   test('a page in a browser on this host cannot send one', async (t) => {
     const gateway = await open(t);
-    // What a form or a fetch without preflight can send; and, with a token that leaked, what it still may not.
+    // Requests that a form or a fetch without preflight can send; and requests with a leaked token.
     for (const more of [{}, { authorization: `Bearer ${TOKEN}` }]) {
       for (const origin of ['https://elsewhere.test', 'http://localhost:3000', 'null']) {
         const answer = await gateway.admin('/reload', { method: 'POST', headers: { origin, 'content-type': 'text/plain', ...more } });
@@ -879,7 +879,7 @@ describe('POST /reload', { skip }, () => {
     assert.deepEqual(await gateway.results(), { applied: 0, refused: 0, unchanged: 0 });
   });
 
-  test('says what became of it, as JSON', async (t) => {
+  test('answers with the outcome as JSON', async (t) => {
     const gateway = await open(t);
     const good = gateway.config;
     const number = await gateway.generation();
@@ -894,7 +894,7 @@ describe('POST /reload', { skip }, () => {
     assert.doesNotMatch(refused.problems, /\x1b/, 'no colours in JSON');
   });
 
-  test('many at once are done one after the other', async (t) => {
+  test('concurrent reloads are done one after the other', async (t) => {
     const gateway = await open(t);
     const number = await gateway.generation();
     gateway.write(routed(gateway.config, [{ path: '/new/', upstream: 'b' }]));
@@ -904,7 +904,7 @@ describe('POST /reload', { skip }, () => {
     assert.equal(await gateway.generation(), number + 1);
   });
 
-  test('409 while it drains, and HUP does nothing then', async (t) => {
+  test('409 during a drain, and HUP is ignored', async (t) => {
     const gateway = await open(t, [], { gateway: { 'drain-timeout': '20s' } });
     const peer = await gateway.dial();
     const first = held.length;
@@ -921,7 +921,7 @@ describe('POST /reload', { skip }, () => {
     assert.equal((await exit).code, 0);
   });
 
-  test('it is not reachable through the gateway', async (t) => {
+  test('the admin listener is not reachable through the gateway', async (t) => {
     const gateway = await open(t);
     assert.equal((await gateway.ask('/reload', { method: 'POST', headers: { authorization: `Bearer ${TOKEN}` } })).status, 404);
   });

@@ -1,5 +1,4 @@
-// The self-test in Chromium: straight to the gateway, and through an nginx that stands in its way in the ways known
-// from the field.
+// The self-test in Chromium: directly, and through an nginx that breaks connections in the ways known from the field.
 
 import { after, before, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -27,7 +26,7 @@ before(async () => {
       { path: '/socket.io/', upstream: 'chat', retry: false },
       { path: '/old/socket.io/', upstream: 'old', 'strip-prefix': '/old', retry: false },
     ],
-    // What a chat needs for its pages is no use to a page that others must not be able to use.
+    // The profile's relaxed policy must not apply to the self-test page.
     profile: { 'response-headers': { 'Content-Security-Policy': "default-src * 'unsafe-inline'" } },
   });
   config.profile.internet.listener.push({ listen: `${world.address}:${await world.freePort()}`, http2: false });
@@ -35,10 +34,10 @@ before(async () => {
 });
 after(() => world?.close());
 
-/** The gateway's listeners as a browser asks for them. */
+/** The gateway's listeners as origins for a browser. */
 const direct = (n = 0) => { const { host, port } = gateway.listener('internet', n); return `https://${host}:${port}`; };
 
-/** An nginx in front; `location` is what it does with requests, `more` with those to sockets. */
+/** An nginx in front; `location` configures its requests, `more` those of WebSockets. */
 async function inFront(t, location, more = '') {
   const port = await world.freePort();
   const { host, port: behind } = gateway.listener();
@@ -54,7 +53,7 @@ async function inFront(t, location, more = '') {
 const WELL = 'proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_buffering off;';
 const UPGRADE = 'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;';
 
-/** Opens the page and waits for its end: `{ page, steps, verdict, advice, text, id, complaints }`. */
+/** Opens the page and waits for the end of the test: `{ page, steps, verdict, advice, text, id, complaints }`. */
 async function tested(t, origin, { path = PATH, ...options } = {}) {
   const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1000, height: 1100 }, ...options });
   t.after(() => context.close());
@@ -78,7 +77,7 @@ async function result(page) {
 
 const ALL = { https: 'passed', bodies: 'passed', poll: 'passed', pieces: 'passed', h2: 'passed', h1: 'passed', silence: 'passed', 'long-poll': 'passed', chat: 'passed' };
 
-test('straight to the gateway everything passes, over HTTP/2 and HTTP/1.1, and its id finds the log lines', { skip }, async (t) => {
+test('without a proxy everything passes over HTTP/2 and HTTP/1.1, and the ID finds the log lines', { skip }, async (t) => {
   const { page, steps, verdict, text, id, says, complaints } = await tested(t, direct());
   assert.deepEqual(steps, ALL, text);
   assert.equal(verdict, 'Everything that chat needs works from here.');
@@ -96,13 +95,13 @@ test('straight to the gateway everything passes, over HTTP/2 and HTTP/1.1, and i
   assert.ok(mine().some((line) => line.upstream === 'chat'), 'the chat server was asked under the same id');
 });
 
-test('a listener without HTTP/2 is told apart', { skip }, async (t) => {
+test('a listener without HTTP/2 is recognised', { skip }, async (t) => {
   const { steps, text, says } = await tested(t, direct(1));
   assert.deepEqual(steps, { ...ALL, h2: 'skipped' }, text);
   assert.match(await says('h2'), /speaks HTTP\/1\.1 here/);
 });
 
-test('a proxy that removes Upgrade is named, with what to ask for', { skip }, async (t) => {
+test('a proxy that removes Upgrade is reported, with advice', { skip }, async (t) => {
   const { steps, verdict, advice, text, says, page } = await tested(t, await inFront(t, WELL), { colorScheme: 'dark' });
   assert.deepEqual(steps, { ...ALL, h2: 'skipped', h1: 'failed', silence: 'skipped', chat: 'failed' }, text);
   assert.match(verdict, /WebSocket over HTTP\/1\.1: this does not work/);
@@ -113,7 +112,7 @@ test('a proxy that removes Upgrade is named, with what to ask for', { skip }, as
   await page.screenshot({ path: artifact('selftest-dark.png'), fullPage: true });
 });
 
-test('a proxy with a read timeout shorter than the silence is found, with the time', { skip }, async (t) => {
+test('a proxy with a short read timeout is reported, with the time', { skip }, async (t) => {
   const { steps, text, says } = await tested(t, await inFront(t, `${WELL} ${UPGRADE} proxy_read_timeout 7s;`));
   assert.deepEqual(steps, { ...ALL, h2: 'skipped', silence: 'failed', 'long-poll': 'failed' }, text);
   const [, cut] = /was cut after about ([\d.]+) s/.exec(await says('silence')) ?? [];
@@ -122,8 +121,8 @@ test('a proxy with a read timeout shorter than the silence is found, with the ti
   assert.match(await says('long-poll'), /something else answered, with status 504/);
 });
 
-test('a proxy that collects answers is noted, and is no failure', { skip }, async (t) => {
-  // As nginx comes: HTTP/1.0, whose answers it passes on once a buffer is full.
+test('a proxy that buffers answers is reported without a failure', { skip }, async (t) => {
+  // nginx's defaults: HTTP/1.0, with answers buffered until a buffer is full.
   const origin = await inFront(t, 'proxy_http_version 1.0; proxy_set_header Host $http_host;', `${WELL} ${UPGRADE}`);
   const { steps, verdict, advice, text } = await tested(t, origin);
   assert.deepEqual(steps, { ...ALL, h2: 'skipped', pieces: 'noted' }, text);
@@ -131,13 +130,13 @@ test('a proxy that collects answers is noted, and is no failure', { skip }, asyn
   assert.match(advice, /proxy_buffering off/);
 });
 
-test('a proxy that changes Host is noted', { skip }, async (t) => {
+test('a proxy that changes Host is reported', { skip }, async (t) => {
   const { steps, text, says } = await tested(t, await inFront(t, `${WELL.replace('Host $http_host', 'Host other.example')} ${UPGRADE}`), { path: '/old-test/' });
   assert.equal(steps.https, 'noted', text);
   assert.match(await says('https'), /sees the host other\.example/);
 });
 
-test('a WebSocket that never arrives is blamed on the way, and one that is blocked in between too', { skip }, async (t) => {
+test('WebSockets that do not arrive or are blocked are attributed to the network', { skip }, async (t) => {
   const origin = await inFront(t, `${WELL} ${UPGRADE} if ($http_upgrade) { return 403; }`);
   const { steps, advice, text } = await tested(t, origin, { path: '/old-test/' });
   assert.deepEqual([steps.h1, steps.chat], ['failed', 'failed'], text);
@@ -145,7 +144,7 @@ test('a WebSocket that never arrives is blamed on the way, and one that is block
   assert.match(advice, /antivirus/);
 });
 
-test('a Socket.IO 2 server is tried as well as one that is down is reported', { skip }, async (t) => {
+test('a Socket.IO 2 server passes, and one that is down is reported', { skip }, async (t) => {
   const { steps, text, says } = await tested(t, direct(), { path: '/old-test/' });
   assert.deepEqual(steps, ALL, text);
   assert.match(await says('chat'), /heartbeat 3\.0 s \+ 6\.0 s/);
@@ -156,7 +155,7 @@ test('a Socket.IO 2 server is tried as well as one that is down is reported', { 
   assert.match(down.advice, /chat server/);
 });
 
-test('on a phone, by keyboard, and the result can be copied', { skip }, async (t) => {
+test('the page works on a phone and by keyboard, and the result can be copied', { skip }, async (t) => {
   const { page, context, text } = await tested(t, direct(), { path: '/old-test/', viewport: { width: 375, height: 800 }, colorScheme: 'dark' });
   const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
   assert.ok(wide <= window, `${wide} > ${window}`);
@@ -167,7 +166,7 @@ test('on a phone, by keyboard, and the result can be copied', { skip }, async (t
   await page.keyboard.press('Enter');
   await until('the result to be copied', async () => (await page.locator('#copied').textContent()) === 'Copied.');
   assert.equal(await page.evaluate(() => navigator.clipboard.readText()), text);
-  // Screen readers are told by name and by what changes.
+  // Screen readers get names and announcements of changes.
   await page.getByRole('heading', { level: 1, name: 'Connection test' }).waitFor();
   await page.getByRole('list', { name: 'Steps' }).waitFor();
   assert.equal(await page.getByRole('status').first().textContent(), await page.locator('#verdict').textContent());
@@ -176,7 +175,7 @@ test('on a phone, by keyboard, and the result can be copied', { skip }, async (t
   assert.ok(!text.includes(again.id), 'another run has another id');
 });
 
-test('without scripts the page says what it needs, and nobody may frame it', { skip }, async (t) => {
+test('without scripts the page explains the requirement, and it cannot be framed', { skip }, async (t) => {
   const context = await browser.newContext({ ignoreHTTPSErrors: true, javaScriptEnabled: false });
   t.after(() => context.close());
   const page = await context.newPage();

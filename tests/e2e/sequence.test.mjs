@@ -1,5 +1,5 @@
-// Random sequences of good and bad configurations under load: nothing is lost, and what serves is the last good one.
-// E2E_SEED repeats a sequence; its end depends on the time it is given, its steps do not.
+// Random sequences of valid and invalid configurations under load: no request is lost, and the last valid one serves.
+// E2E_SEED repeats a sequence; its length depends on the available time, its steps do not.
 
 import { after, before, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -44,7 +44,7 @@ async function startEcho() {
   return server.address().port;
 }
 
-test(`configurations as they come (E2E_SEED=${seed})`, { skip, timeout: 120_000 }, async (t) => {
+test(`random configurations never fail a request (E2E_SEED=${seed})`, { skip, timeout: 120_000 }, async (t) => {
   const random = chance(seed);
   const origin = async (name) => (await world.origin({ routes: { '/who': (_req, res) => res.end(name) } })).port;
   const to = (port) => ({ endpoints: [`https://${world.upstreamAddress}:${port}`], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' });
@@ -60,7 +60,7 @@ test(`configurations as they come (E2E_SEED=${seed})`, { skip, timeout: 120_000 
   const spare = await Promise.all(Array.from({ length: 3 }, () => world.freePort()));
   const listen = (port) => ({ listen: `${world.address}:${port}` });
 
-  /** A configuration from what can be chosen about it. */
+  /** A configuration with these choices. */
   const written = ({ flip, cert, listeners, extra }, spoil = (config) => config) => spoil({
     ...base,
     certificate: { main: { pairs: [world.pair(certs[cert])] } },
@@ -91,7 +91,7 @@ test(`configurations as they come (E2E_SEED=${seed})`, { skip, timeout: 120_000 
   const listener = gateway.listener();
   const file = join(gateway.directory, 'gateway.toml');
 
-  // The load.
+  // Constant load.
   const load = { over: false, done: 0, failed: [] };
   const repeat = async (what, request) => {
     while (!load.over) {
@@ -143,7 +143,7 @@ test(`configurations as they come (E2E_SEED=${seed})`, { skip, timeout: 120_000 
 
   const end = Date.now() + LASTS;
   while (Date.now() < end && load.failed.length === 0) {
-    // One to three files in a row, of which a watcher or a signal may or may not see the first ones.
+    // One to three files in a row, of which a watcher or a signal may miss the first ones.
     const possible = [good];
     let last;
     for (let burst = 1 + random.below(3); burst > 0; burst--) {
@@ -158,7 +158,7 @@ test(`configurations as they come (E2E_SEED=${seed})`, { skip, timeout: 120_000 
       steps.push(`${removed ? 'no file' : spoiled ?? `good ${seen(wish)}`} by ${trigger}`);
       if (trigger === 'HUP') gateway.hup();
       if (trigger === 'post') {
-        // The one that is reloaded is the one on the disk.
+        // A reload always takes the file on the disk.
         const { status } = await gateway.post();
         assert.equal(status, last ? 200 : 422, told());
         if (last) possible.splice(0, possible.length, last);
@@ -178,7 +178,7 @@ test(`configurations as they come (E2E_SEED=${seed})`, { skip, timeout: 120_000 
   await inTime('the load to end', Promise.all(running));
   assert.deepEqual(load.failed, [], told());
   assert.ok(sockets.every((ws) => ws.readyState === WebSocket.OPEN), told());
-  // However it went, a good file is all it takes.
+  // After any sequence a valid file is applied.
   const last = choose();
   gateway.write(written(last));
   await until(() => `the last one to serve; ${told()}`, async () => seen(await serves()) === seen(last), { every: 100 });

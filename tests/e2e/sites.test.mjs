@@ -1,5 +1,5 @@
-// Real Socket.IO clients over several endpoints: every session stays on its endpoint, and when that dies its client is back
-// within its own timers. Chat is on one site at a time.
+// Real Socket.IO clients over several endpoints: every session stays on its endpoint, and if that fails, its client is
+// back within its own timers. Chat is active on one site at a time.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -10,7 +10,7 @@ import { gatewayOnly } from './lib/gateway.mjs';
 import { connect2, webSocket2 } from './lib/h2.mjs';
 import { inTime, once, until } from './lib/wait.mjs';
 
-/** What a client of Hybrid Chat waits for a heartbeat before it gives its session up: 3 s and 6 s. */
+/** Interval of 3 s and timeout of 6 s of Hybrid Chat's heartbeat, after which a client gives up its session. */
 const TIMERS = 9_000;
 
 const transports = [['polling'], ['polling', 'websocket'], ['websocket']];
@@ -19,7 +19,7 @@ let world;
 before(async () => { world = await openWorld('sites'); });
 after(() => world.close());
 
-/** A chat server that counts the notes it is given, by their text. */
+/** A chat server that counts received notes by their text. */
 async function chatServer(major, name, port) {
   const chat = await startChat(world, major, { port });
   chat.notes = new Map();
@@ -33,7 +33,7 @@ async function chatServer(major, name, port) {
 const endpoint = (chat) => `https://${world.upstreamAddress}:${chat.port}`;
 const note = (client, text) => inTime(`the answer to ${text}`, new Promise((done) => client.emit('note', text, done)));
 
-// Servers and clients are one process, which may be busy for a second: that is not to count as being down.
+// Servers and clients share a process, which may be busy for a second. That must not count as a failed check.
 async function gatewayFor(upstream) {
   const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
   return world.gateway(await world.plainConfig({
@@ -43,7 +43,7 @@ async function gatewayFor(upstream) {
   }));
 }
 
-/** Every request with a session's id came to one server. */
+/** Asserts that all requests of a session came to one server. */
 function assertNoSessionMoved(...chats) {
   const homes = new Map();
   for (const [index, chat] of chats.entries()) {
@@ -55,7 +55,7 @@ function assertNoSessionMoved(...chats) {
   assert.ok(homes.size > 0, 'there were sessions');
 }
 
-/** No note came twice, wherever it came to. */
+/** Asserts that no note was received twice, on any server. */
 function assertOnce(...chats) {
   const all = chats.flatMap((chat) => [...chat.notes]);
   assert.deepEqual(all.filter(([, count]) => count > 1), []);
@@ -64,7 +64,7 @@ function assertOnce(...chats) {
 
 for (const major of [2, 4]) {
   describe(`Socket.IO ${major}`, { skip: gatewayOnly }, () => {
-    test('over two endpoints, one of which is killed', async () => {
+    test('sessions stay on their endpoint and move only when it is killed', async () => {
       const [a, b] = [await chatServer(major, 'a'), await chatServer(major, 'b')];
       const gateway = await gatewayFor({ endpoints: [endpoint(a), endpoint(b)], balance: 'least-connections' });
       const clients = [...Array(36).keys()].map((i) =>
@@ -75,7 +75,7 @@ for (const major of [2, 4]) {
       for (const name of ['a', 'b']) {
         assert.ok(homes.filter((home) => home === name).length >= 9, `shared: ${homes.join('')}`);
       }
-      // Long enough for polls and heartbeats to come and go.
+      // Long enough for several polls and heartbeats.
       await new Promise((go) => setTimeout(go, 4000));
       const again = await Promise.all(clients.map((client, i) => note(client, `second ${i}`)));
       assert.deepEqual(again, homes, 'nobody moved');
@@ -95,7 +95,7 @@ for (const major of [2, 4]) {
       for (const client of clients) client.close();
     });
 
-    test('on two sites, of which one is used', async () => {
+    test('sessions follow the active site', async () => {
       const [a, b] = [await chatServer(major, 'a'), await chatServer(major, 'b')];
       const port = a.port;
       const gateway = await gatewayFor({
@@ -126,7 +126,7 @@ for (const major of [2, 4]) {
   });
 }
 
-test('over HTTP/2, a session whose endpoint is gone is told so in the words of Engine.IO', { skip: gatewayOnly }, async () => {
+test('over HTTP/2, a lost session gets an error of Engine.IO', { skip: gatewayOnly }, async () => {
   const [a, b] = [await chatServer(4, 'a'), await chatServer(4, 'b')];
   const gateway = await gatewayFor({ endpoints: [endpoint(a), endpoint(b)], balance: 'weighted' });
   const session = await connect2(world, gateway);

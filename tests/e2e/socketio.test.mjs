@@ -35,7 +35,7 @@ after(() => world.close());
 const connect = (name, options) => chatClient(world, gateway, Number(name[0]), { path: `/v${name}/socket.io`, ...options });
 const ask = (client, event, ...args) => inTime(`the answer to ${event}`, new Promise((done) => client.emit(event, ...args, done)));
 
-test('at the root path, not stripped, as Hybrid Chat deploys it', async () => {
+test('works at the root path without stripping, as Hybrid Chat deploys it', async () => {
   const client = chatClient(world, gateway, 2);
   await once(client, 'connect');
   await until('the upgrade', client.upgraded);
@@ -51,7 +51,7 @@ for (const major of [2, 4]) {
       const client = connect(plain);
       await once(client, 'connect');
       await until('the upgrade', client.upgraded);
-      // Told by the server: the client may be through with both before it says "connect".
+      // From the server's record, because the client may have finished both before its `connect` event.
       const mine = chats[major].requests.filter((r) => r.sid === client.io.engine.id);
       assert.ok(mine.some((r) => !r.upgrade), 'a poll came first');
       assert.ok(mine.some((r) => r.upgrade), 'then the upgrade');
@@ -74,7 +74,7 @@ for (const major of [2, 4]) {
       });
     }
 
-    test('perMessageDeflate is between the two ends', async () => {
+    test('perMessageDeflate is negotiated end to end', async () => {
       const client = connect(`${major}-deflate`, { transports: ['websocket'], perMessageDeflate: { threshold: 0 } });
       await once(client, 'connect');
       assert.match(client.io.engine.transport.ws.extensions, /permessage-deflate/);
@@ -83,7 +83,7 @@ for (const major of [2, 4]) {
       client.close();
     });
 
-    test('two people talk', async () => {
+    test('messages between two clients arrive', async () => {
       const [customer, agent] = [connect(plain), connect(plain)];
       await Promise.all([once(customer, 'connect'), once(agent, 'connect')]);
       const heard = once(agent, 'said');
@@ -93,7 +93,7 @@ for (const major of [2, 4]) {
       agent.close();
     });
 
-    test('fifty times there and away', async () => {
+    test('fifty connects and disconnects leave nothing behind', async () => {
       const mine = new Set();
       for (let i = 0; i < 50; i++) {
         const client = connect(plain);
@@ -118,7 +118,7 @@ for (const major of [2, 4]) {
       }
       const mine = chats[major].requests.filter((r) => r.sid === sid);
       assert.ok(mine.length >= 40, `20 lines out and 20 back in only ${mine.length} requests`);
-      // Every request carries a fresh `t`: the same URL twice is the same request twice.
+      // Every request has a new `t`, so the same URL twice is the same request twice.
       assert.equal(new Set(mine.map((r) => r.method + r.url)).size, mine.length);
       assert.equal(heard, 20, 'nothing came twice');
       assert.equal([...chats[major].sockets].filter((s) => s.conn.id === sid).length, 1);
@@ -134,12 +134,12 @@ for (const major of [2, 4]) {
       client.close();
     });
 
-    test('heartbeats pass: a quiet client outlives the server\'s patience', async () => {
+    test('heartbeats keep a quiet client connected', async () => {
       const client = connect(plain);
       await once(client, 'connect');
       let lost = false;
       client.on('disconnect', () => { lost = true; });
-      // 9 s of silence end a session; the heartbeat is what keeps it. Eleven seconds of it are seen here.
+      // A session ends after 9 s without a heartbeat. Eleven seconds show that heartbeats pass.
       const since = Date.now();
       await until('the time to pass', () => lost || Date.now() - since > 11_000, { within: 15_000, every: 100 });
       assert.equal(lost, false);
@@ -147,7 +147,7 @@ for (const major of [2, 4]) {
     });
 
     for (const transport of ['polling', 'websocket']) {
-      test(`a client that is killed on ${transport} is missed by the server soon`, async () => {
+      test(`the server soon notices a client killed on ${transport}`, async () => {
         const { host, port } = gateway.listener();
         const { url } = import.meta;
         const child = spawn(process.execPath, ['--input-type=module', '--eval', `
@@ -160,17 +160,17 @@ for (const major of [2, 4]) {
         const sid = String((await once(child.stdout, 'data'))[0]).trim();
         const socket = await until('the server to have it', () => [...chats[major].sockets].find((s) => s.conn.id === sid));
         if (transport === 'polling') {
-          // In version 4 the first one brings the client its connection; the next hangs until something is said.
+          // In version 4 the first poll opens the session; the next one hangs until there is a packet.
           const polls = () => chats[major].requests.filter((r) => r.sid === sid && r.method === 'GET');
           await until('a poll to be waiting', () => polls().length >= major / 2 && polls().at(-1).waiting);
         }
-        const gone = once(socket, 'disconnect', 3000); // sooner than any heartbeat could tell
+        const gone = once(socket, 'disconnect', 3000); // sooner than a heartbeat could detect it
         child.kill('SIGKILL');
         await gone;
       });
     }
 
-    test('a server that is killed is missed by its clients soon, and found again', async () => {
+    test('clients soon notice a killed server and reconnect', async () => {
       const name = `${major}-mortal`;
       const client = connect(name, { reconnection: true });
       await once(client, 'connect');

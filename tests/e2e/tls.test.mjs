@@ -1,4 +1,4 @@
-// TLS on both sides of the gateway: what clients are offered, and whom the gateway believes.
+// TLS on both sides of the gateway: the parameters offered to clients, and the verification of upstreams.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -66,7 +66,7 @@ after(() => world.close());
 
 const ask = (path, options) => curl(world, gateway, path, { listener: gateway.listener('two'), ...options });
 
-/** A handshake, and what came of it. */
+/** Makes a handshake and returns its outcome. */
 async function shake(profile, { servername = 'localhost', request, ...options } = {}) {
   const { host, port } = gateway.listener(profile);
   const socket = tls.connect({ host, port, servername, ca: world.ca.text, checkServerIdentity: () => undefined, ...options });
@@ -92,13 +92,13 @@ async function shake(profile, { servername = 'localhost', request, ...options } 
   }
 }
 
-describe('what clients are offered', () => {
+describe('TLS to clients', () => {
   for (const [flag, name] of [['-tls1', 'TLS 1.0'], ['-tls1_1', 'TLS 1.1']]) {
     test(`${name} is refused by the gateway`, async () => {
       const result = await run('openssl', ['s_client', '-connect', listen.two, '-servername', 'localhost', flag, '-cipher', 'ALL:@SECLEVEL=0'], { input: '' });
       assert.notEqual(result.code, 0);
-      // The alert is the peer's: a client that would not try at all is not what is asked here. Which of the two it is
-      // depends on what the old hello lacks first.
+      // The alert must come from the gateway, not from a client that refuses to try. Its description depends on the
+      // first parameter that the old ClientHello lacks.
       assert.match(result.err, /alert (protocol version|handshake failure)/);
     });
   }
@@ -113,14 +113,14 @@ describe('what clients are offered', () => {
     });
   }
 
-  test('a request over each', async () => {
+  test('a request is answered over each version', async () => {
     for (const version of ['TLSv1.2', 'TLSv1.3']) {
       const got = await shake('two', { minVersion: version, maxVersion: version });
       assert.deepEqual([got.protocol, got.status], [version, 200]);
     }
   });
 
-  test('ciphers without forward secrecy are not to be had', { skip: gatewayOnly }, async () => {
+  test('ciphers without forward secrecy are rejected', { skip: gatewayOnly }, async () => {
     await assert.rejects(shake('two', { maxVersion: 'TLSv1.2', ciphers: 'AES128-GCM-SHA256:AES256-SHA' }));
   });
 
@@ -130,14 +130,14 @@ describe('what clients are offered', () => {
     assert.match(result.out, /subject=CN = gateway/);
   });
 
-  test('SNI chooses the certificate, wildcards too', async () => {
+  test('SNI selects the certificate, including wildcards', async () => {
     assert.equal((await shake('two', { servername: 'other.test' })).subject, 'other');
     assert.equal((await shake('two', { servername: 'any.wild.test' })).subject, 'other');
     assert.equal((await shake('two', { servername: 'chat.test' })).subject, 'gateway');
     assert.equal((await shake('two', { servername: 'OTHER.test' })).subject, 'other');
   });
 
-  test('an unknown name gets the default certificate, or is refused where that is said', async () => {
+  test('an unknown name gets the default certificate, or is rejected if configured', async () => {
     assert.equal((await shake('two', { servername: 'unknown.test' })).subject, 'gateway');
     for (const version of ['TLSv1.2', 'TLSv1.3']) {
       const limits = { minVersion: version, maxVersion: version };
@@ -151,7 +151,7 @@ describe('what clients are offered', () => {
   });
 
   for (const version of ['TLSv1.2', 'TLSv1.3']) {
-    test(`RSA or ECDSA by what the client can verify, ${version}`, async () => {
+    test(`the client's signature algorithms select RSA or ECDSA, ${version}`, async () => {
       const both = { minVersion: version, maxVersion: version };
       if (!isReference) assert.equal((await shake('two', both)).subject, 'gateway', 'ECDSA is preferred');
       const rsa = await shake('two', { ...both, sigalgs: 'RSA-PSS+SHA256:RSA+SHA256', ...(version === 'TLSv1.2' && { ciphers: 'ECDHE-RSA-AES128-GCM-SHA256' }) });
@@ -184,9 +184,9 @@ describe('what clients are offered', () => {
     });
   }
 
-  test('a ticket is worth nothing for a profile it was not given by', { skip: gatewayOnly }, async () => {
+  test('a ticket of another profile is not accepted', { skip: gatewayOnly }, async () => {
     const first = await shake('two');
-    // In TLS 1.3 a client learns only after its own handshake that it was turned away.
+    // In TLS 1.3 a client learns of its rejection only after its own handshake.
     const second = await shake('required', { session: first.session }).catch((error) => ({ status: error.code }));
     assert.notEqual(second.status, 200, 'no client certificate was ever shown');
   });
@@ -198,7 +198,7 @@ describe('what clients are offered', () => {
     assert.equal(got.status, 200);
   });
 
-  test('X25519 and P-256 for the rest', async () => {
+  test('X25519 and P-256 are the other groups', async () => {
     assert.equal((await shake('two', { ecdhCurve: 'X25519', maxVersion: 'TLSv1.2' })).curve.name, 'X25519');
     assert.equal((await shake('two', { ecdhCurve: 'prime256v1', maxVersion: 'TLSv1.2' })).curve.name, 'prime256v1');
   });
@@ -207,7 +207,7 @@ describe('what clients are offered', () => {
 describe('client certificates', () => {
   const mine = () => clientCa.issue(`client-${Math.random()}`, ['client.test'], { client: true });
   const pair = (cert) => ({ cert: cert.crtText, key: cert.keyText });
-  /** In TLS 1.3 a client learns only after its own handshake that it was turned away. */
+  /** The outcome of a handshake. In TLS 1.3 a client learns of its rejection only after its own handshake. */
   const outcome = async (profile, options) => {
     try {
       return (await shake(profile, options)).status;
@@ -247,13 +247,13 @@ describe('plain HTTP', () => {
     socket.on('data', (d) => { got += d.toString('latin1'); }).on('close', () => done(got)).on('error', fail);
   });
 
-  test('on a TLS port: 400 with the reason', async () => {
+  test('a TLS port answers 400 with the reason', async () => {
     const got = parseHead(await inTime('the answer', plain(listen.two, 'GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n')));
     assert.equal(got.status, 400);
     if (!isReference) assert.equal(got.headers.get('gateway-reason'), 'plain_http_on_tls_port');
   });
 
-  test('what is neither TLS nor HTTP is dropped', async () => {
+  test('bytes that are neither TLS nor HTTP close the connection', async () => {
     const got = await inTime('the end', plain(listen.two, '\x00\x01\x02 nonsense\r\n\r\n'));
     assert.doesNotMatch(got, / 200 /);
   });
@@ -263,18 +263,18 @@ describe('plain HTTP', () => {
     http.get({ host, port, path, headers, agent: false }, (res) => { res.resume(); done(res); }).on('error', fail);
   }));
 
-  test('on the redirect listener: sent to the same URL under https', async () => {
+  test('a redirect listener redirects to the same URL under https', async () => {
     const answer = await redirected(listen.redirect, '/customer-gadget/?a=%2Fb', { Host: 'chat.test:8080' });
     assert.ok([301, 307, 308].includes(answer.statusCode), `got ${answer.statusCode}`);
     assert.equal(answer.headers.location, 'https://chat.test:8443/customer-gadget/?a=%2Fb');
   });
 
-  test('no port is named where it is 443', { skip: gatewayOnly }, async () => {
+  test('a redirect to port 443 names no port', { skip: gatewayOnly }, async () => {
     assert.equal((await redirected(listen.redirect443, '/x', { Host: 'chat.test' })).headers.location, 'https://chat.test/x');
   });
 });
 
-describe('whom the gateway believes', () => {
+describe('verification of upstreams', () => {
   for (const name of ['good', 'pin-ok', 'blind', 'by-address']) {
     test(`${name} is reached`, async () => {
       const answer = await ask(name === 'good' ? '/seen' : `/${name}/seen`);
@@ -296,7 +296,7 @@ describe('whom the gateway believes', () => {
     });
   }
 
-  test('verify = "none" is said at start and in the metrics, for that upstream only', { skip: gatewayOnly }, async () => {
+  test('verify = "none" is reported at the start and in the metrics, for that upstream only', { skip: gatewayOnly }, async () => {
     assert.match(gateway.stderr, /blind/);
     assert.doesNotMatch(gateway.stderr, /pin-ok.*verif/);
     const { status, body } = await gateway.admin('/metrics');

@@ -1,4 +1,4 @@
-// Two gateways in front of the same components: what one of them gave a client, the other takes.
+// Two gateways in front of the same components: each accepts the tickets and cookies of the other.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -24,14 +24,14 @@ before(async () => {
 });
 after(() => world?.close());
 
-/** A new secret, as the command makes it. */
+/** A new secret, made by the command. */
 async function secret() {
   const made = await run(binary(), ['secret', 'new']);
   assert.equal(made.code, 0, made.err);
   return made.out.trim();
 }
 
-/** A file with these secrets, put in its place in one step. */
+/** Writes a file with these secrets atomically. */
 function keep(lines, file = join(world.dir, `${++number}.secret`)) {
   writeFileSync(`${file}.new`, `${lines.join('\n')}\n`, { mode: 0o600 });
   renameSync(`${file}.new`, file);
@@ -46,7 +46,7 @@ async function gatewayWith(settings) {
   return world.gateway(await world.plainConfig({ upstream: toOrigin(), route: routes, gateway: { workers: 2, ...settings } }));
 }
 
-/** One handshake of openssl's; whether a session was resumed, and that a request was answered. */
+/** One handshake of openssl: whether a session was resumed, and that a request was answered. */
 async function shake(gateway, version, session, { keeps = false } = {}) {
   const { host, port } = gateway.listener();
   const args = ['s_client', '-connect', `${host}:${port}`, '-servername', 'localhost', `-${version}`, '-CAfile', world.ca.crt, '-verify_return_error', '-ign_eof'];
@@ -99,7 +99,7 @@ describe('sessions of TLS', { skip }, () => {
 });
 
 describe('the secret', { skip }, () => {
-  test('is made once, for its owner alone', async () => {
+  test('is created once, readable by its owner only', async () => {
     const file = join(world.dir, 'made.secret');
     assert.equal((await run(binary(), ['secret', 'new', file])).code, 0);
     assert.equal(statSync(file).mode & 0o777, 0o600);
@@ -107,7 +107,7 @@ describe('the secret', { skip }, () => {
     assert.deepEqual([again.code, /exists/.test(again.err)], [1, true], again.err);
   });
 
-  test('that cannot be one is refused, and not repeated', async () => {
+  test('that is invalid is rejected without being printed', async () => {
     const good = await secret();
     const file = keep([good]);
     const gateway = await gatewayWith({ 'shared-secret-file': file });
@@ -136,7 +136,7 @@ describe('the secret', { skip }, () => {
   });
 });
 
-describe('the cookie that says where a client is', { skip }, () => {
+describe('the sticky cookie', { skip }, () => {
   const open = '/socket.io/?EIO=4&transport=polling';
   let a, b, here, there, stranger, at;
 
@@ -158,7 +158,7 @@ describe('the cookie that says where a client is', { skip }, () => {
   const opened = (answer) => JSON.parse(answer.body.toString().slice(1)).sid;
   const homeOf = (sid) => (a.io.engine.clients[sid] ? a : b);
 
-  test('keeps sessions and what is new on one endpoint, on both gateways', async () => {
+  test('keeps sessions and new requests on one endpoint, on both gateways', async () => {
     for (let i = 0; i < 3; i++) {
       const first = await poll(here, open);
       const [sid, set] = [opened(first), seatOf(first)];
@@ -166,7 +166,7 @@ describe('the cookie that says where a client is', { skip }, () => {
       assert.match(set, /^__Host-seat=[A-Za-z0-9+/]{48}; Path=\/; Secure; HttpOnly; SameSite=None; Partitioned$/);
       const bytes = Buffer.from(pair(set).slice('__Host-seat='.length), 'base64');
       assert.ok(!bytes.includes(Buffer.from(world.upstreamAddress.split('.').map(Number))), 'no address in it');
-      // The session, by way of the gateway that never saw it.
+      // A request of the session through the gateway that has not seen it before.
       const second = await poll(there, `${open}&sid=${sid}`, `theme=dark; ${pair(set)}`);
       assert.equal(second.status, 200);
       assert.equal(seatOf(second), undefined, 'it says the right thing already');
@@ -177,7 +177,7 @@ describe('the cookie that says where a client is', { skip }, () => {
     }
   });
 
-  test('is not passed on, and others are', async () => {
+  test('is not forwarded, and other cookies are', async () => {
     const set = seatOf(await poll(here, open));
     const seen = [];
     for (const chat of [a, b]) chat.io.engine.on('initial_headers', (_headers, req) => seen.push(req.headers.cookie));
@@ -186,7 +186,7 @@ describe('the cookie that says where a client is', { skip }, () => {
     assert.deepEqual(seen, ['a=1; b=2', undefined]);
   });
 
-  test('that was changed, or is of another secret, is as none', async () => {
+  test('that was modified or has another secret is ignored', async () => {
     const first = await poll(here, open);
     const [sid, cookie] = [opened(first), pair(seatOf(first))];
     const bent = cookie.slice(0, -1) + (cookie.endsWith('A') ? 'B' : 'A');
@@ -199,7 +199,7 @@ describe('the cookie that says where a client is', { skip }, () => {
     assert.equal((await poll(here, `${open}&sid=${sid}`, bent)).status, 200, 'a session that is known needs none');
   });
 
-  test('over HTTP/2 too', async () => {
+  test('works over HTTP/2', async () => {
     const session = await connect2(world, here);
     const request = (path, headers = {}) => new Promise((done, fail) => {
       const stream = session.request({ ':path': path, ...headers });
@@ -218,7 +218,7 @@ describe('the cookie that says where a client is', { skip }, () => {
     session.destroy();
   });
 
-  test('is given with a WebSocket too, for clients that never poll', async () => {
+  test('is also set with a 101, for clients that never poll', async () => {
     const direct = '/socket.io/?EIO=4&transport=websocket';
     const homeIn = (text) => homeOf(JSON.parse(text.toString().slice(1)).sid);
     const plain = async (gateway, cookie) => {
@@ -250,7 +250,7 @@ describe('the cookie that says where a client is', { skip }, () => {
     }
   });
 
-  test('of an endpoint that is gone: its session is lost, what is new goes on', async () => {
+  test('of a lost endpoint: the session is lost, and new requests continue', async () => {
     let first, sid;
     do {
       first = await poll(here, open);
@@ -266,12 +266,12 @@ describe('the cookie that says where a client is', { skip }, () => {
   });
 });
 
-describe('two gateways that compare themselves', { skip }, () => {
-  // Files of each its own, so that one can be changed; their paths may differ.
+describe('two gateways that compare their configurations', { skip }, () => {
+  // Each gateway has files of its own, so that one can be changed; their paths may differ.
   const differs = ['certificate.*.chain', 'certificate.*.key', 'gateway.shared-secret-file'];
   let a, b, one;
 
-  /** What one of them has, with the other as its peer. */
+  /** The configuration of one gateway, with the other as its peer. */
   async function half(name, ports, line) {
     const file = (kind) => join(world.dir, `${name}.${kind}`);
     copyFileSync(world.certs.gateway.crt, file('crt'));
@@ -299,7 +299,7 @@ describe('two gateways that compare themselves', { skip }, () => {
   });
 
   const drift = (gateway, ...more) => run(binary(), ['drift', '-c', gateway.directory, ...more]);
-  /** The command's words and exit code, once it says this. */
+  /** The output and exit code of the command, once it contains `wanted`. */
   const says = (gateway, wanted, code) => until(() => `${wanted} of\n${gateway.stderr}`, async () => {
     const said = await drift(gateway);
     return wanted.test(said.out) && said.code === code && said;
@@ -314,7 +314,7 @@ describe('two gateways that compare themselves', { skip }, () => {
     gateway.write(next);
   };
 
-  test('are alike, and say so', async () => {
+  test('report equal configurations', async () => {
     for (const gateway of [a, b]) {
       await says(gateway, /alike, compared 20/, 0);
       assert.match(gateway.stderr, /the configuration of the peer is equal/);
@@ -324,7 +324,7 @@ describe('two gateways that compare themselves', { skip }, () => {
     assert.deepEqual([told.length, told[0].state, told[0].differences], [1, 'alike', []]);
   });
 
-  test('name what was changed on one of them, each with its own value', async () => {
+  test('name changed settings, each with its own value', async () => {
     const before = structuredClone(b.config);
     changed(b, (config) => { config.profile.internet.timeouts.header = '11s'; });
     const line = /configuration: profile\.internet\.timeouts\.header differs, here "1[01]s" \(.*gateway\.toml:\d+\)/;
@@ -344,7 +344,7 @@ describe('two gateways that compare themselves', { skip }, () => {
     assert.match(warned[0], /profile\.internet\.timeouts\.header differs/);
   });
 
-  test('keep their metrics over a reload, until they are compared no more', async () => {
+  test('keep their metrics over a reload, until the comparison is removed', async () => {
     const before = structuredClone(a.config);
     const seriesOf = async (peer) => (await a.admin('/metrics')).body.split('\n').filter((line) => line.includes(`peer="${peer}"`)).length;
     const reload = async (edit) => {
@@ -357,7 +357,7 @@ describe('two gateways that compare themselves', { skip }, () => {
     const [, twin] = before.upstream.twin.endpoints[0].split('//');
     const other = `${world.address}:${await world.freePort()}`;
     assert.equal(await seriesOf(twin), 7);
-    // Looked at once: the next comparison is a second away.
+    // Checked at once, because the next comparison is a second away.
     await reload((config) => { config.profile.internet.timeouts['body-idle'] = '31s'; });
     assert.equal(await seriesOf(twin), 7, 'of a gateway that stays');
     await reload((config) => { config.upstream.twin.endpoints = [`https://${other}`]; });
@@ -370,7 +370,7 @@ describe('two gateways that compare themselves', { skip }, () => {
     await says(b, /alike/, 0);
   });
 
-  test('notice another certificate', async () => {
+  test('report a different certificate', async () => {
     const replace = (certificate) => {
       for (const kind of ['crt', 'key']) {
         writeFileSync(join(world.dir, `b.${kind}.new`), readFileSync(certificate[kind]));
@@ -383,7 +383,7 @@ describe('two gateways that compare themselves', { skip }, () => {
     await says(a, /alike/, 0);
   });
 
-  test('are not there for strangers', async () => {
+  test('hide the comparison from requests without the secret', async () => {
     const plain = (answer) => [answer.status, answer.headers['gateway-reason'],
       Object.keys(answer.headers), answer.body.toString().replace(/request: .*/, '')];
     const nothing = { GET: plain(await ask(world, a.listener(), '/nothing')), POST: plain(await ask(world, a.listener(), '/nothing', { method: 'POST', body: 'x' })) };
@@ -401,7 +401,7 @@ describe('two gateways that compare themselves', { skip }, () => {
     assert.deepEqual(plain(refused[0]), plain(refused[1]));
   });
 
-  test('tell a secret that is half replaced from another one, and show neither', async () => {
+  test('distinguish a half-replaced secret from another one, and print neither', async () => {
     const file = join(world.dir, 'b.twin-secret');
     const two = await secret();
     keep([one, two], file);
@@ -418,7 +418,7 @@ describe('two gateways that compare themselves', { skip }, () => {
     }
   });
 
-  test('tell a clock that is off, and are compared again once it is right', async () => {
+  test('report a wrong clock, and compare again once it is right', async () => {
     const library = join(b.directory, '..', 'clock.so');
     const made = await run('gcc', ['-shared', '-fPIC', '-o', library, new URL('lib/clock.c', import.meta.url).pathname]);
     assert.equal(made.code, 0, made.err);
@@ -435,7 +435,7 @@ describe('two gateways that compare themselves', { skip }, () => {
       assert.equal(here.code, 4);
       assert.match(a.stderr, /the peer cannot be compared \(clock\): its clock is \d+ s ahead/);
       assert.deepEqual(await labelled(a, 'reachable'), ['app_gateway_peer_reachable{} 0'], 'what the alert is made from');
-      // What was known last stays known, and when that was.
+      // The last known result stays, with its time.
       const compared = (await labelled(a, 'compared_timestamp_seconds'))[0];
       assert.match(compared, / 1\d{9}$/);
       assert.match((await run(binary(), ['status', '-c', a.directory])).out, /^other gateway .* clock, /m);
@@ -452,7 +452,7 @@ describe('two gateways that compare themselves', { skip }, () => {
     }
   });
 
-  test('tell one that is down from one that differs', async () => {
+  test('distinguish a peer that is down from one that differs', async () => {
     await says(a, /unreachable, compared 20.*: connect: /, 4);
     assert.match(a.stderr, /cannot be compared \(unreachable\)/);
   });

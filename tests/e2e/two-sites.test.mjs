@@ -1,8 +1,9 @@
-// Two sites, 15 ms apart, a balancer in front and people who chat through it, each host in a network of its own that delays
-// and loses packets. Site A loses its chat server, its gateway, its link, itself; its link flaps. Each time an operator takes
-// over on site B, as Hybrid Chat has it: stopped there until then, and stopped on A before A comes back.
+// Two sites, 15 ms apart, with a balancer in front and chat clients, each host in a network of its own that delays and
+// loses packets. Site A loses its chat server, its gateway, its link and its host; its link flaps. Each time an
+// operator takes over on site B, as with Hybrid Chat: the components there are stopped until then, and stopped on A
+// before A returns.
 //
-// What it cost goes to target/e2e/two-sites-*.md and .svg: how long nobody was served is what it is, and no test's business.
+// The costs are written to target/e2e/two-sites-*.md and .svg. The tests do not assert the lengths of outages.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -19,7 +20,7 @@ const part = (name) => join(root, 'tests/e2e/sites', name);
 const artifacts = process.env.E2E_ARTIFACTS ?? join(root, 'target/e2e');
 const PEOPLE = process.env.E2E_LOAD === 'full' ? 48 : 16;
 
-/** Collects lines of JSON of a program into `into`, with `more`. */
+/** Collects the lines of JSON of a program in `into`, with the fields of `more`. */
 function collect(program, into, more = {}) {
   let rest = '';
   program.onStdout = (text) => {
@@ -62,7 +63,7 @@ class Site {
       (await this.host.run(binary(), ['status', '-c', this.directory])).code === 0, { within: 20_000, every: 200 });
   }
 
-  /** `takeover.sh` */
+  /** Starts the components, like `takeover.sh`. */
   async startComponents() {
     const { key, crt } = this.world.certs.upstream;
     this.components = this.host.start(process.execPath,
@@ -78,7 +79,10 @@ class Site {
   }
 }
 
-/** Debian's HAProxy, set up as one would: TLS passed through, the sites asked for readiness, sessions cut when a site goes. */
+/**
+ * Debian's HAProxy in the usual configuration: TLS passthrough, readiness checks of the sites, and sessions cut on
+ * failover.
+ */
 async function haproxy(world, host, sites) {
   const file = join(world.dir, 'haproxy.cfg');
   const servers = sites.map((site, i) => `  server ${site.host.name} ${site.host.address}:8443 check check-ssl verify required ca-file ${world.ca.crt}`
@@ -105,7 +109,7 @@ ${servers.join('\n')}
   return running;
 }
 
-/** This program in HAProxy's place, with the same times. */
+/** app-gateway in place of HAProxy, with the same times. */
 async function appGateway(world, host, sites) {
   const directory = join(world.dir, 'balancer');
   mkdirSync(directory);
@@ -124,7 +128,7 @@ async function appGateway(world, host, sites) {
       chat: {
         'close-over': '2s', timeouts: { idle: '5min' },
         listener: [{ listen: `${host.address}:8443` }],
-        // Its clients come by address, which TLS has no name for.
+        // Clients connect to an address, so their TLS has no server name.
         route: [{ upstream: 'sites' }],
       },
     },
@@ -140,7 +144,7 @@ for (const [name, startBalancer] of Object.entries(balancers)) {
     before(async () => { world = await openWorld(`two-sites-${name}`, { names: ['gateway.test', '10.77.0.2', '10.77.0.3', '10.77.0.4'] }); });
     after(() => world.close());
 
-    test('what fails on site A is carried by site B, and nothing comes twice', { timeout: 400_000 }, async () => {
+    test('site B takes over after each failure of site A, and no delivery is duplicated', { timeout: 400_000 }, async () => {
       const network = await openNetwork(world, ['clients', 'balancer', 'site-a', 'site-b', 'arbiter'],
         { delay: { 'site-a site-b': 7.5, 'balancer site-a': 0.5, 'balancer site-b': 7.5, 'clients balancer': 10 }, loss: 0.002 });
       const taken = [];
@@ -172,7 +176,7 @@ for (const [name, startBalancer] of Object.entries(balancers)) {
         }
         return here.size === PEOPLE;
       };
-      /** Everybody chats, a webhook and an upload get through: all from now on. */
+      /** Waits until all clients chat and a webhook and an upload succeed, counted from now. */
       const served = async (by) => {
         const fresh = () => taken.slice(known).filter(({ site }) => site === by.host.name);
         const known = taken.length;
@@ -188,9 +192,9 @@ for (const [name, startBalancer] of Object.entries(balancers)) {
       const event = async (what, happens) => {
         rows.push({ event: what, at: Date.now() });
         await happens();
-        await tick(2000); // of peace, so that one event is not counted as another
+        await tick(2000); // a pause, so that events are not counted together
       };
-      /** The operator hears from the arbiter, waits a moment, stops what may still run on A, and takes over on B. */
+      /** The operator is alerted by the arbiter, waits a moment, stops the components of A, and takes over on B. */
       const takeOver = async () => {
         await until('the arbiter to notice', () => ready(a) === false, { within: 20_000 });
         await tick(1000);
@@ -236,13 +240,13 @@ for (const [name, startBalancer] of Object.entries(balancers)) {
       writeFileSync(join(artifacts, `two-sites-${name}.svg`), plot(told, rows, `Sessions opened each second: ${PEOPLE} people behind ${name}`));
       console.log(`# ${table(rows).replaceAll('\n', '\n# ')}`);
 
-      // Nothing twice: a note, and one attempt at a webhook or an upload, comes to one site, and once.
+      // Each note, and each attempt of a webhook or an upload, is received by one site, once.
       const times = new Map();
       for (const { kind, id } of taken.filter((line) => line.id && line.kind !== 'session')) {
         times.set(`${kind} ${id}`, (times.get(`${kind} ${id}`) ?? 0) + 1);
       }
       assert.deepEqual([...times].filter(([, count]) => count > 1), [], 'nothing was delivered twice');
-      // Nothing lost that its sender was told had arrived, and every webhook and upload got there in the end.
+      // No confirmed delivery is lost, and every webhook and upload succeeds in the end.
       for (const { kind, id, answer } of told.filter((line) => line.answer === 200)) {
         assert.ok(times.has(`${kind} ${id}`), `${kind} ${id} was answered ${answer} and never came`);
       }

@@ -1,4 +1,4 @@
-// The program replaced while clients are connected: USR2 starts it anew, and nobody may notice.
+// Binary upgrades while clients are connected: USR2 starts the new program, and no client is affected.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -21,7 +21,7 @@ import { inTime, once, tick, until } from './lib/wait.mjs';
 
 const skip = gatewayOnly;
 
-// As much as a site has, with E2E_LOAD=full; CI gets by with less.
+// With E2E_LOAD=full the load of a site; CI uses less.
 const size = process.env.E2E_LOAD === 'full' ? { sockets: 200, chats: 60, slow: 20, lanes: 24 } : { sockets: 20, chats: 4, slow: 2, lanes: 8 };
 
 let world, origin, echo, chat, upstreams;
@@ -56,7 +56,10 @@ const routes = [
 
 let number = 0;
 
-/** A gateway started through a link, so that what it is upgraded to can be chosen. Ends with the test, successors too. */
+/**
+ * A gateway started through a link, so that the program of an upgrade can be chosen. It and its child processes end
+ * with the test.
+ */
 async function open(t, settings = {}, route = routes) {
   const directory = join(world.dir, `upgrade-${++number}`);
   mkdirSync(directory);
@@ -73,7 +76,7 @@ async function open(t, settings = {}, route = routes) {
   };
   write(config);
   const gateway = await launch({ program: link, args: ['run', '-c', join(directory, 'config')], admin, config });
-  /** Every process so far, the first one first. */
+  /** All process IDs so far, the first process first. */
   const pids = () => [gateway.process.pid, ...[...gateway.stderr.matchAll(/upgrade: process (\d+) serves/g)].map(([, pid]) => Number(pid))];
   const closers = [];
   t.after(async () => {
@@ -90,7 +93,7 @@ async function open(t, settings = {}, route = routes) {
     dial2: async () => { const session = await connect2(world, gateway); return closing(session, () => session.destroy()); },
     closes: (close) => closers.push(close),
     ask: (path, options) => ask(world, gateway.listener(), path, options),
-    /** Upgrades, and waits until the new process alone takes connections. */
+    /** Upgrades, and waits until only the new process accepts connections. */
     upgrade: async () => {
       const before = pids().length;
       kill(pids().at(-1), 'SIGUSR2');
@@ -98,7 +101,7 @@ async function open(t, settings = {}, route = routes) {
       await until('the new process to answer on the admin listener', async () => (await gateway.admin('/readyz').catch(() => null))?.status === 200);
       return pids().at(-1);
     },
-    /** Upgrades to something that does not serve; what the log says of it. */
+    /** Upgrades to a program that does not serve, and returns the log of the failure. */
     fails: async () => {
       const count = () => gateway.stderr.split('upgrade refused').length;
       const before = count();
@@ -119,7 +122,7 @@ function kill(pid, signal) {
 
 function isAlive(pid) {
   try {
-    // A process that has ended and was not waited for is still there to signals.
+    // A zombie process still accepts signals.
     return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
   } catch {
     return false;
@@ -148,7 +151,7 @@ async function webSocket(gateway, path) {
   return peer;
 }
 
-/** Requests without a pause until told to stop, on kept-alive connections and on new ones. */
+/** Sends requests without a pause until stopped, on kept and on new connections. */
 function load(gateway, lanes) {
   const state = { done: 0, failures: [], enough: false };
   const agents = [];
@@ -235,7 +238,7 @@ describe('an upgrade in place', { skip }, () => {
     assert.deepEqual(ours, [], 'no WebSocket was ended by the gateway');
   });
 
-  test('a kept-alive connection is answered once more and then closed, HTTP/2 is asked to come anew', async (t) => {
+  test('a kept-alive connection is answered once more and closed, and HTTP/2 gets GOAWAY', async (t) => {
     const gateway = await open(t);
     const kept = await gateway.dial();
     assert.equal((await asked(kept, '/origin/who')).status, 200);
@@ -252,7 +255,7 @@ describe('an upgrade in place', { skip }, () => {
     await until('the old process to end', () => !isAlive(old));
   });
 
-  test('again and again, with more and with fewer workers', async (t) => {
+  test('repeated upgrades with more and with fewer workers', async (t) => {
     const gateway = await open(t);
     const sockets = [await webSocket(gateway, '/ws/')];
     const traffic = load(gateway, 4);
@@ -269,13 +272,13 @@ describe('an upgrade in place', { skip }, () => {
     assert.equal(gateway.pids().filter(isAlive).length, 4, 'each keeps its WebSocket');
   });
 
-  test('listeners of the new configuration are opened, and those it does not have are closed', async (t) => {
+  test('added listeners are opened and removed ones closed', async (t) => {
     const gateway = await open(t);
     const old = gateway.listener();
     const listen = `${world.address}:${await world.freePort()}`;
     const { config } = gateway;
     const internet = { ...config.profile.internet, listener: [{ listen }] };
-    // The old process does not get to see it: the upgrade is asked for at once.
+    // The old process does not reload it, because the upgrade follows at once.
     gateway.write({ ...config, profile: { internet } });
     await gateway.upgrade();
     const [host, port] = listen.split(':');
@@ -283,7 +286,7 @@ describe('an upgrade in place', { skip }, () => {
     await assert.rejects(ask(world, old, '/origin/who'));
   });
 
-  test('what a new configuration forbids is closed in the old process too', async (t) => {
+  test('connections that the new configuration denies are closed in the old process', async (t) => {
     const gateway = await open(t);
     const socket = await webSocket(gateway, '/ws/');
     const chats = await webSocket(gateway, '/socket.io/?EIO=4&transport=websocket');
@@ -296,7 +299,7 @@ describe('an upgrade in place', { skip }, () => {
     assert.ok(isAlive(old) && !chats.closed, 'and no other');
   });
 
-  test('the command waits for the outcome, good or bad', async (t) => {
+  test('the command waits for success or failure', async (t) => {
     const gateway = await open(t);
     const socket = await webSocket(gateway, '/ws/');
     const command = () => run(binary(), ['upgrade', '-c', join(gateway.directory, 'config')], { within: 30_000 });
@@ -314,7 +317,7 @@ describe('an upgrade in place', { skip }, () => {
     assert.equal(again.code, 0, 'the socket for commands went over, too');
   });
 
-  test('sessions of TLS are resumed by the new process, and by the one after it', async (t) => {
+  test('TLS sessions are resumed by the new process, and by its successor', async (t) => {
     const gateway = await open(t);
     for (const version of ['TLSv1.2', 'TLSv1.3']) {
       const shake = async (session) => {
@@ -350,7 +353,7 @@ describe('an upgrade in place', { skip }, () => {
   });
 });
 
-describe('an upgrade that fails leaves everything as it was', { skip }, () => {
+describe('an upgrade that fails changes nothing', { skip }, () => {
   const stays = async (gateway, socket) => {
     await socket.echo('as before');
     assert.equal((await gateway.ask('/origin/who')).status, 200);
@@ -364,7 +367,7 @@ describe('an upgrade that fails leaves everything as it was', { skip }, () => {
     return path;
   };
 
-  test('a configuration that is refused is drawn in the log', async (t) => {
+  test('an invalid configuration is shown in the log', async (t) => {
     const gateway = await open(t);
     const socket = await webSocket(gateway, '/ws/');
     gateway.write({ ...gateway.config, profile: { internet: { ...gateway.config.profile.internet, route: [{ path: '/x/', upstream: 'orign' }] } } });
@@ -375,7 +378,7 @@ describe('an upgrade that fails leaves everything as it was', { skip }, () => {
     await stays(gateway, socket);
   });
 
-  test('a port that another program has', async (t) => {
+  test('a port of another program', async (t) => {
     const gateway = await open(t);
     const socket = await webSocket(gateway, '/ws/');
     const { internet } = gateway.config.profile;
@@ -389,7 +392,7 @@ describe('an upgrade that fails leaves everything as it was', { skip }, () => {
     await stays(gateway, socket);
   });
 
-  test('a program that ends, one that is something else, one that is gone', async (t) => {
+  test('a program that exits, another program, a missing program', async (t) => {
     const gateway = await open(t);
     const socket = await webSocket(gateway, '/ws/');
     gateway.program(script(gateway, 'exit 3'));
@@ -404,7 +407,7 @@ describe('an upgrade that fails leaves everything as it was', { skip }, () => {
     await socket.echo('and then it works');
   });
 
-  test('TERM while the new process gets ready ends both', async (t) => {
+  test('TERM while the new process starts ends both', async (t) => {
     const gateway = await open(t);
     const mark = join(gateway.directory, 'pid');
     gateway.program(script(gateway, `echo $$ > ${mark}.new; mv ${mark}.new ${mark}; exec sleep 60`));
@@ -418,7 +421,7 @@ describe('an upgrade that fails leaves everything as it was', { skip }, () => {
   });
 });
 
-test('drain-delay: not ready at once, and connections are taken until it is over', { skip }, async (t) => {
+test('drain-delay: the gateway is not ready at once, and accepts connections until the delay is over', { skip }, async (t) => {
   const gateway = await open(t, { 'drain-delay': '1500ms', 'drain-timeout': '2s' });
   kill(gateway.process.pid, 'SIGTERM');
   await until('not to be ready', async () => (await gateway.admin('/readyz')).status === 503);

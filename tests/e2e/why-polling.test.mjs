@@ -1,4 +1,4 @@
-// Real Socket.IO clients that are kept from their WebSocket in every way there is, and what the gateway says of each.
+// Real Socket.IO clients whose WebSocket is prevented in every known way, and the causes that the gateway reports.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -15,9 +15,9 @@ import { once, until } from './lib/wait.mjs';
 const skip = gatewayOnly;
 let world, gateway;
 const chats = {}; // by version
-const fronts = {}; // what stands in front of the gateway, by name
+const fronts = {}; // proxies in front of the gateway, by name
 
-/** What is in front, each with an upstream of its own; null: no nginx. */
+/** Directives of the nginx in front, each with an upstream of its own; null: no nginx. */
 const inFront = {
   strips: '',
   half: 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "";',
@@ -60,7 +60,7 @@ before(async () => {
     add(`two${major}`, [await start(), await start()], { sticky: 'off', balance: 'weighted' });
     add(`impatient${major}`, [port], {}, { 'first-byte-timeout': '2s' });
     add(`timer-behind${major}`, [await passing(`${behind}:${port}`, `${passesUpgrades} proxy_read_timeout 2s;`)]);
-    // A balancer that nobody told about sessions, behind one address.
+    // A balancer without affinity, behind one address.
     const [one, two] = [await start(), await start()];
     servers.push([behind, 0, `upstream hidden${major} { server ${behind}:${one}; server ${behind}:${two}; }`]);
     add(`hidden${major}`, [await passing(`hidden${major}`, passesUpgrades)]);
@@ -88,7 +88,7 @@ async function ask(...args) {
   return { ...done, json: () => JSON.parse(done.out) };
 }
 
-/** The session with this id, once `fits` says so. */
+/** The session with this ID, once `fits` returns true. */
 async function session(sid, fits, within = 20_000) {
   let story;
   return until(() => `${keyOf(sid)} to be as expected: ${JSON.stringify(story, null, 1)}`, async () => {
@@ -98,7 +98,7 @@ async function session(sid, fits, within = 20_000) {
   }, { within, every: 200 });
 }
 
-/** A session that is kept from its WebSocket, while it is open: what is said of it, and the metric. */
+/** Asserts the cause of an open session that stays on polling, and its metric. */
 async function stuck(route, cause, options = {}) {
   const client = connect(route, options);
   await once(client, 'connect');
@@ -114,7 +114,7 @@ async function stuck(route, cause, options = {}) {
   assert.ok(report.stuck.some((row) => row.session === keyOf(sid) && row.cause === cause));
   assert.ok(report.causes.some((one) => one.cause === cause && one.stuck >= 1));
   client.close();
-  // Each request named as evidence has its line, and the line names the session.
+  // Each request named as evidence has a log line with the session.
   for (const id of story.session.requests) {
     const line = await until(`the line of ${id}`, () => gateway.access.find((l) => l.id === id), { within: 30_000 });
     assert.equal(line.session, story.session.session);
@@ -123,7 +123,7 @@ async function stuck(route, cause, options = {}) {
   return story;
 }
 
-/** Sessions that end before they have a WebSocket: what is said of the one that matters. */
+/** Asserts the cause of sessions that end before they have a WebSocket. */
 async function ended(route, cause, { via, times = 1, within = 60_000, ...options } = {}) {
   const sids = [];
   const client = connect(route, { via, reconnection: true, ...options });
@@ -144,7 +144,7 @@ async function ended(route, cause, { via, times = 1, within = 60_000, ...options
 
 for (const major of [2, 4]) {
   describe(`Socket.IO ${major}`, { skip, concurrency: 8 }, () => {
-    test('one that upgrades is told apart, from its first poll to its end', async () => {
+    test('an upgraded session is followed from its first poll to its end', async () => {
       const client = connect(`plain${major}`);
       await once(client, 'connect');
       await until('the upgrade', client.upgraded);
@@ -157,7 +157,7 @@ for (const major of [2, 4]) {
       client.close();
       const over = await session(sid, (s) => s.state === 'closed');
       assert.equal(over.session.cause, undefined);
-      // By its short form as well, and for people.
+      // Also by its short form, and as text.
       const text = await ask(keyOf(sid));
       assert.match(text.out, new RegExp(`^session ${keyOf(sid)}: closed\n`));
       const tunnel = await gateway.accessLine('of the tunnel', (l) => l.event === 'tunnel' && l.session === keyOf(sid));
@@ -166,7 +166,7 @@ for (const major of [2, 4]) {
       assert.ok(!gateway.stderr.includes(sid));
     });
 
-    test('one that is a WebSocket from the start is told apart', async () => {
+    test('a session that starts as a WebSocket is recognised', async () => {
       const series = `socketio_sessions{profile="internet",state="direct",upstream="plain${major}"}`;
       const client = connect(`plain${major}`, { transports: ['websocket'] });
       await once(client, 'connect');
@@ -175,60 +175,60 @@ for (const major of [2, 4]) {
       await until(`${series} to be gone`, async () => await gateway.metric(series) === 0);
     });
 
-    test('one that never asks for a WebSocket', () => stuck(`plain${major}`, 'never_tried', { transports: ['polling'] }));
+    test('a client that never tries a WebSocket', () => stuck(`plain${major}`, 'never_tried', { transports: ['polling'] }));
 
-    test('one whose server offers none', () => stuck(`offers-none${major}`, 'not_offered'));
+    test('a server that offers no WebSocket', () => stuck(`offers-none${major}`, 'not_offered'));
 
-    test('an nginx in front that takes Upgrade off', async () => {
+    test('an nginx in front that removes Upgrade', async () => {
       const { session: row } = await stuck(`strips${major}`, 'upgrade_stripped', { via: fronts.strips });
       assert.match(row.evidence, /HTTP\/1\.0 without Upgrade and Connection: upgrade; Sec-WebSocket-Key is there/);
     });
 
-    test('an nginx in front that passes on half of it', async () => {
+    test('an nginx in front that forwards only one of the two fields', async () => {
       const { session: row } = await stuck(`half${major}`, 'upgrade_stripped', { via: fronts.half });
       assert.match(row.evidence, /HTTP\/1\.1 without Connection: upgrade/);
     });
 
-    test('something in front that speaks HTTP/2 without WebSockets', async () => {
+    test('a proxy in front with HTTP/2 and no WebSockets', async () => {
       const { session: row } = await stuck(`http2${major}`, 'http2_without_websocket', { via: fronts.http2 });
       assert.equal(row.protocol, 'HTTP/2');
     });
 
-    test('a route of the gateway that carries no WebSockets', async () => {
+    test('a route with websocket = false', async () => {
       const { session: row } = await stuck(`denied${major}`, 'gateway_refused');
       assert.match(row.evidence, /403 websocket_not_allowed/);
     });
 
-    test('something behind that forbids it', async () => {
+    test('a proxy behind that forbids WebSockets', async () => {
       const { session: row } = await stuck(`forbids${major}`, 'upstream_refused');
       assert.match(row.evidence, /^answered 403$/);
     });
 
-    test('an nginx behind that takes Upgrade off', async () => {
+    test('an nginx behind that removes Upgrade', async () => {
       const { session: row } = await stuck(`stripped-behind${major}`, 'bad_request');
       assert.match(row.evidence, /answered 400, Engine.IO code 3/);
     });
 
-    test('something behind that swallows frames', async () => {
+    test('a proxy behind that swallows frames', async () => {
       const { session: row } = await stuck(`deaf${major}`, 'no_frames');
       assert.match(row.evidence, /no answer came back|the upgrade is not complete/);
     });
 
-    test('something in front that swallows frames of the client', () => stuck(`mute${major}`, 'no_frames', { via: fronts.mute }));
+    test('a proxy in front that swallows frames of the client', () => stuck(`mute${major}`, 'no_frames', { via: fronts.mute }));
 
-    test('something in front that swallows frames of the server', () => stuck(`unheard${major}`, 'no_frames', { via: fronts.unheard }));
+    test('a proxy in front that swallows frames of the server', () => stuck(`unheard${major}`, 'no_frames', { via: fronts.unheard }));
 
     test('two endpoints without stickiness', async () => {
       const { row } = await ended(`two${major}`, 'endpoint_changed');
       assert.match(row.evidence, /^opened on .*, then requested from /);
     });
 
-    test('a balancer behind one address that is not sticky', async () => {
+    test('a balancer without affinity behind one address', async () => {
       const { row } = await ended(`hidden${major}`, 'session_unknown', { transports: ['polling'] });
       assert.match(row.evidence, /no longer knows the session/);
     });
 
-    test('an idle timer in front', async () => {
+    test('an idle timeout in front', async () => {
       const { row, report } = await ended(`hurries${major}`, 'idle_timer', { via: fronts.hurries, transports: ['polling'], times: 3 });
       assert.match(row.evidence, /a poll was cut after 2\.\d s, in front of the gateway/);
       const timer = report.timers.find((one) => one.upstream === `hurries${major}`);
@@ -236,12 +236,12 @@ for (const major of [2, 4]) {
       assert.ok(timer.seconds >= 1.5 && timer.seconds < 3, timer.seconds);
     });
 
-    test('an idle timer behind', async () => {
+    test('an idle timeout behind', async () => {
       const { row } = await ended(`timer-behind${major}`, 'idle_timer', { transports: ['polling'], times: 3 });
       assert.match(row.evidence, /a poll was cut after 2\.\d s, behind the gateway/);
     });
 
-    test('an idle timer in front that cuts WebSockets', async () => {
+    test('an idle timeout in front that cuts WebSockets', async () => {
       const client = connect(`cuts${major}`, { via: fronts.cuts, reconnection: true });
       const sids = new Set();
       await until('three WebSockets to be cut', () => {
@@ -256,7 +256,7 @@ for (const major of [2, 4]) {
       client.close();
     });
 
-    test('a timer of our own, which is warned of as well', async () => {
+    test('a timeout of the gateway, which is also a warning of check', async () => {
       const { row, report } = await ended(`impatient${major}`, 'idle_timer', { transports: ['polling'] });
       assert.match(row.evidence, /in the gateway itself/);
       const about = new RegExp(`upstream impatient${major}: \`first-byte-timeout\` is 2s, and the heartbeat .* needs 9s`);
@@ -288,7 +288,7 @@ for (const major of [2, 4]) {
   });
 }
 
-test('what is said for people has every cause with what to do, and fits a terminal', { skip }, async () => {
+test('the text output has a remedy for every cause and fits a terminal', { skip }, async () => {
   const { out, code } = await ask();
   assert.equal(code, 0);
   assert.match(out, /^\d+ Socket\.IO sessions: /);
@@ -296,13 +296,13 @@ test('what is said for people has every cause with what to do, and fits a termin
   assert.match(out, /\n {2}-> /);
 });
 
-test('a session that is not known is said to be so', { skip }, async () => {
+test('an unknown session is reported', { skip }, async () => {
   const { code, err } = await ask('-abcdefghijklmnopqrs');
   assert.equal(code, 1);
   assert.match(err, new RegExp(`no session ${keyOf('-abcdefghijklmnopqrs')} is known`));
 });
 
-test('the status page shows them, in light, in the dark without scripts, and on a phone', { skip }, async (t) => {
+test('the status page shows the sessions, in light and dark mode, without scripts and on a phone', { skip }, async (t) => {
   const browser = await openBrowser(world);
   for (const [name, options] of Object.entries({
     light: { viewport: { width: 1200, height: 900 } },
@@ -323,14 +323,14 @@ test('the status page shows them, in light, in the dark without scripts, and on 
     // Nothing is wider than the window.
     const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
     assert.ok(wide <= window, `${name}: ${wide} > ${window}`);
-    // In one step: the page is live, and an element that is waited for may be replaced meanwhile.
+    // In one step, because the page updates itself and may replace an element in between.
     await page.evaluate(() => document.querySelector('#socketio').scrollIntoView());
     await page.screenshot({ path: artifact(`page-socketio-${name}.png`), fullPage: true });
     assert.deepEqual(complaints, []);
   }
 });
 
-test('it can be turned off by a reload, and then there is nothing of it', { skip }, async () => {
+test('a reload can turn the tracking off', { skip }, async () => {
   gateway.write({ ...gateway.config, gateway: { ...gateway.config.gateway, 'socket-io-lens': false } });
   assert.equal((await gateway.reload()).code, 0);
   const client = connect('plain4', { transports: ['polling'] });

@@ -1,4 +1,4 @@
-// WebSockets through the gateway: the `ws` library at both ends, bare sockets where its manners are too good, and
+// WebSockets through the gateway: the `ws` library at both ends, bare sockets for bytes that it would not send, and
 // HTTP/2 (RFC 8441).
 
 import { after, before, describe, test } from 'node:test';
@@ -38,7 +38,7 @@ before(async () => {
 });
 after(() => world.close());
 
-/** An echo server of the `ws` library; it remembers the requests that opened its sockets. */
+/** An echo server of the `ws` library; it records the upgrade requests. */
 async function startEcho() {
   const server = https.createServer({ key: world.certs.upstream.keyText, cert: world.certs.upstream.crtText }, (_req, res) => res.end('plain'));
   const sockets = new WebSocketServer({
@@ -68,7 +68,7 @@ async function startEcho() {
   return { port: server.address().port, opened };
 }
 
-/** An upstream that answers an upgrade only when the test says so, and remembers what came before that. */
+/** An upstream that answers an upgrade only when the test decides, and records the bytes before that. */
 async function startSlow() {
   const peers = [];
   const server = tls.createServer({ key: world.certs.upstream.keyText, cert: world.certs.upstream.crtText }, (socket) => {
@@ -137,14 +137,14 @@ describe('over HTTP/1.1', () => {
     assert.deepEqual(await inTime('the close', ws.closed), [4003, 'as you wish']);
   });
 
-  test('a server that drops the connection is felt by the client at once', async () => {
+  test('the client connection closes at once when the server drops its own', async () => {
     const ws = open('/ws/echo');
     await once(ws, 'open');
     ws.send('drop me');
     assert.equal((await inTime('the close', ws.closed, 3000))[0], 1006);
   });
 
-  test('a client that drops the connection is felt by the server at once', async () => {
+  test('the server connection closes at once when the client drops its own', async () => {
     const ws = open('/ws/echo?drops');
     await once(ws, 'open');
     ws.terminate();
@@ -170,7 +170,7 @@ describe('over HTTP/1.1', () => {
     ws.terminate();
   });
 
-  test('a prefix is taken off; the query stays', async () => {
+  test('a prefix is stripped and the query stays', async () => {
     const ws = open('/cut/ws/echo?sid=a%2Fb');
     await once(ws, 'open');
     const request = echo.opened.at(-1);
@@ -188,13 +188,13 @@ describe('over HTTP/1.1', () => {
     peer.close();
   });
 
-  test('nothing is relayed before the 101, and nothing is lost', async () => {
+  test('no frame is relayed before the 101, and none is lost', async () => {
     const before = slow.peers.length;
     const peer = await dial(world, gateway);
     const early = frame(TEXT, 'sent together with the head');
     peer.send(Buffer.concat([Buffer.from(upgrade('/slow/early')), early]));
     const upstream = await until('the upstream to be asked', () => slow.peers.slice(before).find((p) => p.bytes.includes('\r\n\r\n')));
-    // One more, after the head is known to be there, and a fence: another request on another connection, there and back.
+    // One more frame after the head has arrived. A request on another connection ensures that it was processed.
     peer.send(frame(TEXT, 'and another'));
     assert.equal((await curl(world, gateway, '/ws/fence')).status, 200);
     const head = upstream.bytes.indexOf('\r\n\r\n') + 4;
@@ -227,7 +227,7 @@ describe('over HTTP/1.1', () => {
     peer.close();
   });
 
-  test('a client that gives up before the 101 is felt by the upstream', async () => {
+  test('the upstream connection closes when the client leaves before the 101', async () => {
     const before = slow.peers.length;
     const peer = await dial(world, gateway);
     peer.send(upgrade('/slow/given-up'));
@@ -236,7 +236,7 @@ describe('over HTTP/1.1', () => {
     await until('the upstream connection to end', () => upstream.closed, { within: 5000 });
   });
 
-  test('a 101 nobody asked for is not relayed', { skip: gatewayOnly }, async () => {
+  test('an unsolicited 101 is not relayed', { skip: gatewayOnly }, async () => {
     const before = slow.peers.length;
     const peer = await dial(world, gateway);
     peer.send('GET /slow/unasked HTTP/1.1\r\nHost: localhost\r\n\r\n');
@@ -247,7 +247,7 @@ describe('over HTTP/1.1', () => {
     peer.close();
   });
 
-  test('a route without WebSocket refuses the upgrade and says why', { skip: gatewayOnly }, async () => {
+  test('a route without WebSockets rejects the upgrade with a reason', { skip: gatewayOnly }, async () => {
     const before = echo.opened.length;
     const peer = await dial(world, gateway);
     peer.send(upgrade('/plain/ws'));
@@ -258,7 +258,7 @@ describe('over HTTP/1.1', () => {
     assert.equal((await curl(world, gateway, '/plain/page')).status, 200, 'ordinary requests pass');
   });
 
-  test('a tunnel has one line in the access log, written when it is over', { skip: gatewayOnly }, async () => {
+  test('a tunnel has one line in the access log, written at its end', { skip: gatewayOnly }, async () => {
     const ws = open('/ws/echo?logged');
     await once(ws, 'open');
     ws.send('x'.repeat(1000));
@@ -276,7 +276,7 @@ describe('over HTTP/1.1', () => {
 });
 
 describe('over HTTP/2 (RFC 8441)', { skip: gatewayOnly }, () => {
-  test('frames there and back, ping and pong, then a close', async () => {
+  test('frames, pings and a close pass both ways', async () => {
     const session = await connect2(world, gateway);
     const socket = await webSocket2(session, '/ws/echo?h2', { headers: { 'sec-websocket-protocol': 'chat.v2' } });
     assert.equal(socket.status, 200);
@@ -301,7 +301,7 @@ describe('over HTTP/2 (RFC 8441)', { skip: gatewayOnly }, () => {
     session.close();
   });
 
-  test('several on one connection, beside ordinary requests', async () => {
+  test('several WebSockets share a connection with ordinary requests', async () => {
     const session = await connect2(world, gateway);
     const sockets = await Promise.all(Array.from({ length: 10 }, (_, i) => webSocket2(session, `/ws/echo?many=${i}`)));
     sockets.forEach((socket, i) => socket.send(TEXT, `mine is ${i}`));
@@ -342,7 +342,7 @@ describe('over HTTP/2 (RFC 8441)', { skip: gatewayOnly }, () => {
     session.close();
   });
 
-  test('a route without WebSocket refuses it', async () => {
+  test('a route without WebSockets rejects it', async () => {
     const session = await connect2(world, gateway);
     const socket = await webSocket2(session, '/plain/ws');
     assert.deepEqual([socket.status, socket.headers['gateway-reason']], [403, 'websocket_not_allowed']);
