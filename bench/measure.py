@@ -1,4 +1,4 @@
-"""What is used: CPU time and memory of processes, the system calls they make, and what else goes on."""
+"""Measures CPU time, memory and system calls of processes, and other load of the machine."""
 
 import os
 import re
@@ -9,12 +9,13 @@ import time
 
 
 def family(pid):
-    """`pid` and everything descended from it."""
+    """`pid` and all its descendants."""
     parents = {}
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{entry}/stat") as stat:
-                # The command may hold spaces and brackets; the parent is the second word after it.
+                # The command may contain spaces and brackets; the parent PID is the second word
+                # after it.
                 parents.setdefault(int(stat.read().rpartition(")")[2].split()[1]), []).append(int(entry))
         except OSError:
             pass
@@ -27,22 +28,22 @@ def family(pid):
 def cpu(pids):
     """CPU seconds used so far, user and system.
 
-    The clock of a process as the scheduler keeps it: nanoseconds, threads that have ended included.
-    /proc/PID/stat holds the same in steps of 10 ms.
+    The scheduler's clock of a process: nanoseconds, including threads that have ended. /proc/PID/stat has the same
+    in steps of 10 ms.
     """
-    # The id of a process's clock, as clock_getcpuclockid(3) makes it.
+    # The clock ID of a process, as computed by clock_getcpuclockid(3).
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
 def cpu_with_ended(pid):
-    """CPU seconds of `pid`, of everything descended from it, and of children of its that have ended."""
+    """CPU seconds of `pid`, of all its descendants, and of its children that have ended."""
     with open(f"/proc/{pid}/stat") as stat:
         ended = sum(map(int, stat.read().rpartition(")")[2].split()[13:15])) / os.sysconf("SC_CLK_TCK")
     return ended + sum(cpu_or_none(each) for each in family(pid))
 
 
 def cpu_or_none(pid):
-    """The same of one that may have ended just now."""
+    """CPU seconds of a process that may have ended; 0 in that case."""
     try:
         return cpu([pid])
     except OSError:
@@ -50,22 +51,22 @@ def cpu_or_none(pid):
 
 
 def memory(pids):
-    """Proportional set size in bytes: pages that processes share count once."""
+    """Proportional set size in bytes: pages shared by processes count once."""
     total = 0
     for pid in pids:
         try:
             with open(f"/proc/{pid}/smaps_rollup") as rollup:
                 total += int(re.search(r"^Pss:\s+(\d+) kB", rollup.read(), re.M).group(1)) * 1024
         except (FileNotFoundError, ProcessLookupError, AttributeError):
-            # Ended since it was listed; its memory with it.
+            # The process has ended since it was listed, and its memory is free.
             pass
     return total
 
 
 def sockets():
-    """Bytes of the kernel's objects for sockets on the whole machine, without what is in their buffers.
+    """Bytes of the kernel's objects for sockets on the whole machine, without the contents of buffers.
 
-    None where only the administrator may know.
+    None without the permission to read them.
     """
     wanted = re.compile(r"(TCP|sock_inode_cache|filp|eventpoll_epi|eventpoll_pwq|skbuff_\w+)$")
     try:
@@ -77,14 +78,14 @@ def sockets():
 
 
 def busy():
-    """CPU seconds the whole machine has been busy, time stolen by its host included."""
+    """CPU seconds for which the whole machine has been busy, including time stolen by its host."""
     with open("/proc/stat") as stat:
         user, nice, system, _idle, _wait, irq, softirq, steal = map(int, stat.readline().split()[1:9])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 class Foreign:
-    """How much of the machine others use, from now on."""
+    """Measures the use of the machine by other processes, from its creation."""
 
     def __init__(self):
         self.begun, self.busy, self.own = time.monotonic(), busy(), self.own_cpu()
@@ -95,13 +96,13 @@ class Foreign:
         return ended.ru_utime + ended.ru_stime + sum(cpu_or_none(pid) for pid in family(os.getpid()))
 
     def cores(self):
-        """Cores that others kept busy, on average."""
+        """Cores that other processes kept busy, on average."""
         others = (busy() - self.busy) - (self.own_cpu() - self.own)
         return max(0.0, others / (time.monotonic() - self.begun))
 
 
 class Calls:
-    """Counts system calls of running processes, by strace."""
+    """Counts system calls of running processes with strace."""
 
     def __init__(self, pids, path):
         self.path = path
@@ -109,7 +110,7 @@ class Calls:
         self.strace = subprocess.Popen(
             ["strace", "-f", "-c", "-U", "calls,name", "-o", path, *attach], stderr=subprocess.PIPE, text=True
         )
-        # One line per process or thread; the counting begins with the last.
+        # strace prints one line per process or thread; counting begins with the last one.
         wanted = sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids)
         attached = 0
         while attached < wanted:
@@ -120,7 +121,7 @@ class Calls:
             attached += int(found.group(1) or 1) if found else 0
 
     def stop(self):
-        """The number of calls by name."""
+        """Number of calls by name."""
         self.strace.send_signal(signal.SIGINT)
         self.strace.communicate(timeout=10)
         with open(self.path) as table:

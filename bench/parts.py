@@ -1,10 +1,11 @@
-"""What a run is made of: certificates, the origin, the load tool, and the proxies with equal settings.
+"""The parts of a run: certificates, the origin, the load tool, and the proxies with equal settings.
 
-Every reverse proxy passes everything on to the one origin, over TLS, with the origin's certificate verified, over
-kept connections, with `X-Forwarded-For`, `-Proto`, `-Host` and `X-Request-Id` set, and shows `X-Request-Id` in its
-answer. It offers TLS 1.2 and 1.3 and HTTP/2, carries WebSockets, answers `/flip` with a redirect to `/to-N`, and takes
-bodies of 10 MB. Every proxy that TLS goes past reads the server name in the client's hello, and passes connections with
-the one name on to the same origin, unopened. Every forward proxy lets 127.0.0.0/8 make tunnels to the origin's bare port, and nothing else.
+Every reverse proxy forwards all requests to the one origin over TLS, verifies the origin's certificate, keeps
+connections, sets `X-Forwarded-For`, `-Proto`, `-Host` and `X-Request-Id`, and adds `X-Request-Id` to its answer. It
+offers TLS 1.2 and 1.3 and HTTP/2, supports WebSockets, answers `/flip` with a redirect to `/to-N`, and accepts bodies
+of 10 MB. Every TLS passthrough proxy reads the server name in the ClientHello, and forwards connections with the one
+name to the same origin without terminating TLS. Every forward proxy allows clients in 127.0.0.0/8 to open tunnels to
+the origin's plain TCP port, and nothing else.
 """
 
 import contextlib
@@ -19,20 +20,20 @@ import time
 
 import measure
 
-# The bench may run as root, and so may the gateways it starts.
+# The benchmark may run as root, and then the gateways that it starts do as well.
 os.environ.setdefault("APP_GATEWAY_ALLOW_ROOT", "1")
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 HOST = "127.0.0.1"
-# The name of the origin's certificate, and in the hello of every client.
+# Name in the origin's certificate, and in the ClientHello of every client.
 SERVER_NAME = "localhost"
-# Where the origin is for forward proxies: elsewhere, as it is for them.
+# Address of the origin for forward proxies. It differs from theirs, as in practice.
 ORIGIN_OUT = "127.0.0.9"
 WORKERS = 2
-# All peers could do more; what they negotiate is pinned at both ends, so that they do the same cryptography.
+# Peers support more, but both ends offer only these, so that all peers do the same cryptography.
 SUITE, GROUP = "TLS_AES_128_GCM_SHA256", "X25519"
-# Where programs are that are not simply in PATH.
+# Paths of programs that are not in PATH.
 PROGRAMS = {}
 
 
@@ -41,7 +42,7 @@ def program(name):
 
 
 def said_by(command, *arguments):
-    """The first line that says something; None if there is no such program."""
+    """The first line of output with text; None if the program does not exist."""
     if shutil.which(command) is None:
         return None
     done = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
@@ -50,7 +51,7 @@ def said_by(command, *arguments):
 
 
 def version_of(command, *arguments):
-    """The version that a program says it has; None if there is no such program."""
+    """The version that a program prints; None if the program does not exist."""
     said = said_by(command, *arguments)
     found = re.search(r"(?<![\w.])v?\d+\.\d+[\w.+-]*", said or "")
     return found.group() if found else said
@@ -69,19 +70,19 @@ def write(path, text):
 
 
 class Setting:
-    """What a proxy is asked to be, this time."""
+    """Settings of a proxy for one round."""
 
     def __init__(self, directory, chain, key, access_log=False, routes=0, reloads=False, plain=False, bulk=False):
         self.directory, self.port = directory, free_port()
         self.chain, self.key = chain, key
         self.access_log, self.routes, self.reloads, self.plain = access_log, routes, reloads, plain
         self.bulk = bulk
-        # What `/flip` leads to; it changes with each reload.
+        # Target of the redirect of `/flip`; it changes with each reload.
         self.flip = 0
 
 
 class Bench:
-    """A directory with everything that all proxies share, and the origin, running."""
+    """A directory with the files that all proxies share, and the running origin."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -94,7 +95,7 @@ class Bench:
             self.make_certificate(kind)
 
     def client_tls(self):
-        """What the clients that use OpenSSL offer."""
+        """OpenSSL settings of the clients that use it."""
         return write(
             f"{self.directory}/client.cnf",
             f"openssl_conf = all\n[all]\nssl_conf = tls\n[tls]\nsystem_default = client\n"
@@ -102,7 +103,7 @@ class Bench:
         )
 
     def make_certificate(self, kind):
-        """A certificate of the kind, by a CA that is made first."""
+        """A certificate of this key type, by a CA that is created first."""
 
         def openssl(*arguments):
             subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=self.directory)
@@ -130,14 +131,14 @@ class Bench:
         self.serving.stop()
 
     def setting(self, peer, certificate="ecdsa", **wanted):
-        """A fresh directory and port for a peer."""
+        """A new directory and a free port for a peer."""
         self.number += 1
         directory = f"{self.directory}/{self.number}-{peer.NAME}"
         os.mkdir(directory)
         return Setting(directory, f"{self.directory}/{certificate}.crt", f"{self.directory}/{certificate}.key", **wanted)
 
     def output(self, command):
-        """What a load tool prints."""
+        """The output of a load tool."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stdout[-500:]}{done.stderr[-500:]}")
@@ -149,7 +150,7 @@ class Bench:
                 *map(str, arguments)]  # fmt: skip
 
     def load(self, kind, proxy, *arguments):
-        """A load by our own tool, to its end; what it reports. Anything that failed is an error."""
+        """Runs a load with our load tool and returns its report. Any failure raises an error."""
         report = json.loads(self.output(self.load_command(kind, proxy, *arguments)))
         if report["failed"]:
             raise RuntimeError(f"{proxy.name}, {kind}: {report['failed']} failed: {report.get('error') or report}")
@@ -157,8 +158,8 @@ class Bench:
 
     @contextlib.contextmanager
     def talk(self, kind, proxy, *arguments):
-        """A load that answers questions by lines; ended with the block."""
-        # Its errors are ours: they are few, and to be seen.
+        """Runs an interactive load that answers line by line; it ends with the block."""
+        # Its errors appear in our output, because they are few and must be seen.
         process = subprocess.Popen(
             self.load_command(kind, proxy, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -181,19 +182,20 @@ class Bench:
 
 
 class Running:
-    """A program of ours that is to listen."""
+    """A process of ours that listens on a port."""
 
     def __init__(self, command, port, errors, environment=None):
         self.command, self.port, self.errors = command, port, errors
         with open(errors, "ab") as sink:
-            # A session of its own: an interrupt at the terminal reaches only us, and we stop it.
+            # A session of its own, so that an interrupt at the terminal reaches only us, and we
+            # stop it.
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True, env=environment
             )
         self.pid = self.process.pid
 
     def wait(self, patience=60):
-        """Until it listens; seconds that this took, counted from now."""
+        """Waits until it listens; returns the seconds since this call."""
         begun = time.monotonic()
         while self.process.poll() is None and time.monotonic() < begun + patience:
             try:
@@ -207,7 +209,7 @@ class Running:
 
     @property
     def pids(self):
-        """Its processes, as they are now: some come and go."""
+        """Its current process IDs; some are short-lived."""
         return measure.family(self.pid)
 
     def stop(self):
@@ -216,7 +218,7 @@ class Running:
             try:
                 self.process.wait(3)
             except subprocess.TimeoutExpired:
-                # Its children first: they would outlive it.
+                # Its children first, because they would outlive it.
                 for pid in reversed(measure.family(self.process.pid)):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
@@ -224,16 +226,16 @@ class Running:
 
 
 class Proxy(Running):
-    """A peer that runs."""
+    """A running peer."""
 
     def __init__(self, bench, peer, setting):
         self.name, self.peer, self.setting, self.bench = peer.NAME, peer, setting, bench
-        # Caddy and others look for a home.
+        # Caddy and others need a home directory.
         home = {**os.environ, "HOME": setting.directory, "XDG_DATA_HOME": setting.directory, "XDG_CONFIG_HOME": setting.directory}
         super().__init__(peer.configure(bench, setting), setting.port, f"{setting.directory}/errors", home)
 
     def reload(self):
-        """Tells it to serve what has changed."""
+        """Reloads the peer."""
         self.setting.flip += 1
         self.peer.configure(self.bench, self.setting)
         self.peer.reload(self)
@@ -241,7 +243,7 @@ class Proxy(Running):
 
 @contextlib.contextmanager
 def started(bench, peers, spare, **wanted):
-    """The peers, freshly started at the same time, in this order; `spare(name)` is told which do not start."""
+    """Starts the peers at the same time, in this order; `spare(name)` records which do not start."""
     with contextlib.ExitStack() as stack:
         starting, proxies = [], []
         for peer in peers:
@@ -253,6 +255,7 @@ def started(bench, peers, spare, **wanted):
             with spare(proxy.name):
                 proxy.wait()
                 proxies.append(proxy)
-        # Workers that fork, do so before they accept; the rest of the start is over soon.
+        # Peers with worker processes start them before they accept. The rest of the start takes
+        # little time.
         time.sleep(0.4)
         yield proxies

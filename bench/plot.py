@@ -1,4 +1,4 @@
-"""Plots as SVG: for each figure of the summary a panel of bars, with the least and the most as a line."""
+"""Plots as SVG: a panel of bars for each figure of the summary, with minimum and maximum as a line."""
 
 import html
 import statistics
@@ -8,7 +8,7 @@ from peers import OURS
 WIDTH, ROW, HEAD = 300, 15, 34
 NAMES, BAR = 78, 150
 COLUMNS = 3
-# One colour per peer, the same in every panel; ours stands out, the rest are quiet.
+# One colour per peer, the same in every panel. The gateway's is strong, the others are pale.
 OUR_COLOUR, OTHERS = "#1f6feb", "#9aa4b2"
 STYLE = """
 text { font: 11px system-ui, sans-serif; fill: #1f2328 }
@@ -19,19 +19,19 @@ text { font: 11px system-ui, sans-serif; fill: #1f2328 }
 
 
 def short(value):
-    """A figure with as many digits as are of use."""
+    """A figure with a useful number of digits."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def kind_of(unit):
-    """Which plot a unit belongs to."""
+    """The plot in which a unit is shown."""
     return "cpu" if "CPU" in unit else "memory" if unit in ("KB", "MB") else "latency"
 
 
 def write(directory, tables, headlines):
-    """A file per kind of figure."""
+    """Writes one file for each kind of figure."""
     for name in ("cpu", "memory", "latency"):
         panels = []
         for workload, figure, what, unit in headlines:
@@ -43,7 +43,7 @@ def write(directory, tables, headlines):
 
 
 def rows(table, figure):
-    """Peers with their least, median and most."""
+    """Peers with their minimum, median and maximum."""
     found = []
     for peer in table.peers():
         values = table.values(figure, peer)
@@ -74,8 +74,8 @@ def drawing(panels):
 
 
 def bars(values):
-    # An outlier of one peer must not flatten everything else: the scale ends at three times the median of the medians,
-    # and a longer bar is cut and says so.
+    # An outlier of one peer must not compress all other bars. The scale ends at three times the
+    # median of the medians; a longer bar is cut and marked.
     largest = max(high for _, _, _, high in values)
     scale = min(largest, max(3 * statistics.median(middle for _, _, middle, _ in values), 1e-9))
     for place, (peer, low, middle, high) in enumerate(values):

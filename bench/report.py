@@ -1,7 +1,7 @@
-"""What is made of the figures: lines of JSON, tables, plots, and the summary in docs/performance.md.
+"""The output of a run: lines of JSON, tables, plots, and the summary in docs/performance.md.
 
-`results/figures.jsonl` only grows. Of each workload the tables show the latest run that has it, so a run of some
-workloads replaces those rows and no others; ratios are of figures of the same round.
+`results/figures.jsonl` only grows. The tables show the latest run of each workload, so a run of some workloads replaces
+only those rows. Ratios are computed from figures of the same round.
 """
 
 import datetime
@@ -26,7 +26,7 @@ FIGURES = f"{RESULTS}/figures.jsonl"
 SUMMARY = f"{ROOT}/docs/performance.md"
 BALANCER = f"{ROOT}/docs/guide/passthrough.md"
 
-# The rows of the summary: workload, figure, and what it is called there.
+# Rows of the summary: workload, figure, name in the summary, unit.
 HEADLINES = [
     ("keepalive", "CPU us/request", "HTTPS/1.1, 1 KB", "µs of CPU"),
     ("keepalive-log", "CPU us/request", "HTTPS/1.1 with a JSON access log", "µs of CPU"),
@@ -63,14 +63,14 @@ HEADLINES = [
 
 
 def spread(values):
-    """The median, and the least and the most."""
+    """The median, and the range."""
     if len(values) == 1:
         return short(values[0])
     return f"{short(statistics.median(values))} ({short(min(values))}–{short(max(values))})"
 
 
 class Recorder:
-    """Takes lines; keeps them in the file unless nobody is to see them."""
+    """Collects lines, and appends them to the file if `keep` is set."""
 
     def __init__(self, keep):
         self.keep, self.lines = keep, []
@@ -90,7 +90,7 @@ class Recorder:
 
 
 def facts(competing, options):
-    """The machine, the programs, and how it was asked."""
+    """The machine, the programs and the options of the run."""
     with open("/proc/cpuinfo") as file:
         cpu = file.read()
     with open("/proc/meminfo") as file:
@@ -105,7 +105,7 @@ def facts(competing, options):
 
     versions = {peer.NAME: peer.version() for way in competing.values() for peer in way}
     if options.no_install or options.gateway:
-        # Nobody knows what it was built from.
+        # The commit from which the program was built is not known.
         built = datetime.datetime.fromtimestamp(os.path.getmtime(PROGRAMS[OURS]), datetime.UTC)
         versions[OURS] = f"{versions.get(OURS)}, a binary of {built:%Y-%m-%d %H:%M}"
     else:
@@ -148,13 +148,13 @@ class Table:
         return [row[peer] for row in self.rows[figure] if peer in row]
 
     def peers(self):
-        """In the order of the lists of peers; those not on them (a peer again) last."""
+        """The peers in the order of the lists; others (a peer measured beside itself) last."""
         known = [peer.NAME for peer in peers.WAYS[WORKLOADS[self.name].way]]
         seen = {peer for rows in self.rows.values() for row in rows for peer in row}
         return [name for name in known if name in seen] + sorted(seen.difference(known))
 
     def best(self, figure):
-        """The peer with the least median; what is near nothing is no yardstick."""
+        """The peer with the smallest median; None if the medians are too close to zero."""
         medians = {
             peer: statistics.median(values)
             for peer in self.peers()
@@ -163,12 +163,12 @@ class Table:
         return min(medians, key=medians.get) if medians else None
 
     def ratios(self, figure):
-        """Ours to the best peer's, of each round."""
+        """Ratios of the gateway to the best peer, for each round."""
         best = self.best(figure)
         if best is None:
             return []
         pairs = [(row[OURS], row[best]) for row in self.rows[figure] if OURS in row and best in row]
-        # Almost nothing to almost nothing is no ratio worth telling.
+        # A ratio of two values near zero says nothing.
         return [ours / theirs for ours, theirs in pairs] if pairs and all(b > 0.05 and a >= 0 for a, b in pairs) else []
 
 
@@ -182,7 +182,7 @@ def tables_of(lines):
 
 
 def tables(lines):
-    """All of it, in Markdown."""
+    """All tables, in Markdown."""
     found = tables_of(lines)
     out = []
     for way, title in (("in", "## The way in"), ("past", "## TLS passed through"), ("out", "## The way out")):
@@ -215,7 +215,7 @@ def row_of(table, figure, names):
 
 
 def conditions(lines):
-    """Where and how the runs that the tables show were made, and how busy the machine was."""
+    """Place, options and other load of the runs in the tables."""
     found = tables_of(lines)
     out = []
     for run in sorted({table.run for table in found.values()}):
@@ -242,7 +242,7 @@ latency: load, proxies and origin share the cores.
 
 
 def write_all():
-    """Tables, plots and the summary."""
+    """Writes tables, plots and the summary."""
     lines = kept()
     with open(f"{RESULTS}/table.md", "w") as file:
         file.write(f"{INTRODUCTION}\n{conditions(lines)}\n\n{tables(lines)}")
@@ -254,7 +254,7 @@ def write_all():
 
 
 def put(path, mark, part):
-    """Replaces what is between two marks of a page."""
+    """Replaces the text between two marks of a page."""
     with open(path) as file:
         text = file.read()
     begin, end = f"<!-- {mark}: written by bench/run -->", f"<!-- {mark}: end -->"
@@ -265,7 +265,7 @@ def put(path, mark, part):
 
 
 def summary(found):
-    """What the gateway takes beside the best peer."""
+    """The table of the gateway beside the best peer."""
     out = ["| workload | unit | app-gateway | best peer | ratio |", "|---|---|---|---|---|"]
     for name, figure, what, unit in HEADLINES:
         if name not in found or figure not in found[name].rows:
@@ -287,13 +287,13 @@ def summary(found):
 
 
 def unmeasured(found, *needed):
-    """Says which workloads are missing; None if none is."""
+    """A note about missing workloads; None if none is missing."""
     missing = sorted(name for name in needed if name not in found or OURS not in found[name].peers())
     return f"Not measured yet: {', '.join(missing)}." if missing else None
 
 
 def sizes(found):
-    """How large a machine has to be, computed from what was measured."""
+    """The size of a machine, computed from the measurements."""
     if missing := unmeasured(found, "mix", "idle-websockets", "handshake-ecdsa"):
         return missing
 
@@ -321,7 +321,7 @@ def sizes(found):
 
 
 def balancer_sizes(found):
-    """The same for a host that passes TLS on."""
+    """The same for a host with passthrough only."""
     if missing := unmeasured(found, "past", "past-download", "past-idle", "past-mix"):
         return missing
 

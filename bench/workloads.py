@@ -1,7 +1,7 @@
-"""What is measured. A workload is a function that gets a `Turn` and returns figures: `{figure: {peer: value}}`.
+"""The workloads. A workload is a function that takes a `Turn` and returns figures: `{figure: {peer: value}}`.
 
-Peers are measured one at a time, each for a second or so, in an order that is turned round every round; those whose
-turn it is not have no connections and cost nothing. To add one: a function here with the decorator.
+Peers are measured one at a time, each for a second or so, in an order that is reversed every round; the others
+have no connections meanwhile and cost nothing. A new workload is a function here with the decorator.
 """
 
 import contextlib
@@ -20,7 +20,8 @@ WORKLOADS = {}
 
 
 def workload(way, rounds, takes):
-    """Registers a workload: which peers, how many rounds by default, seconds that a round takes besides the load."""
+    """Registers a workload with its kind of peers, its default number of rounds, and the seconds of a round besides
+    the load."""
 
     def register(function):
         name = function.__name__.replace("_", "-")
@@ -37,12 +38,12 @@ class Turn:
     def __init__(self, bench, peers, options):
         self.bench, self.peers, self.options = bench, peers, options
         self.seconds = options.seconds
-        # What did not work, of which peer. The others are measured all the same.
+        # Failures with the name of the peer. The other peers are measured nevertheless.
         self.failures = []
 
     @contextlib.contextmanager
     def spare(self, name):
-        """Whatever goes wrong inside is put down to this peer."""
+        """Attributes failures inside the block to this peer."""
         try:
             yield
         except (RuntimeError, OSError, subprocess.SubprocessError, ValueError, AttributeError) as error:
@@ -52,7 +53,7 @@ class Turn:
         return parts.started(self.bench, self.peers if peers is None else peers, self.spare, **wanted)
 
     def of_each(self, proxies, look):
-        """Figures of one after the other, as `look` tells them."""
+        """Figures of one proxy after the other, as returned by `look`."""
         figures = {}
         for proxy in proxies:
             with self.spare(proxy.name):
@@ -61,21 +62,22 @@ class Turn:
         return figures
 
     def many(self, count):
-        """So many, or few where only the bench itself is tried."""
+        """`count`, or a small number in a short run."""
         return min(count, 60) if self.options.short else count
 
     def rest(self, seconds):
-        """Until what was done has settled; hardly at all where no figure matters."""
+        """Waits for the state to settle; hardly at all in a short run."""
         time.sleep(seconds / 10 if self.options.short else seconds)
 
     def each(self, proxies, kind, *arguments, size=None, warm=0.3):
-        """A load on one after the other: what was reported of each. With `size`, every unit has to bring so many bytes."""
+        """Runs a load on one proxy after the other and returns the reports. With `size`, every unit must have that
+        many bytes."""
         timed = ["--seconds", self.seconds, "--warm", warm]
         reports = {}
         for proxy in proxies:
             with self.spare(proxy.name):
                 report = self.bench.load(kind, proxy, *timed, *arguments)
-                # One unit may be under way at each edge of the window, on every connection.
+                # One unit may be in progress at each edge of the window, on every connection.
                 if not report["bytes"] or (size and abs(report["bytes"] - size * report["units"]) > 128 * size):
                     raise RuntimeError(f"{report['bytes']} bytes in {report['units']} units")
                 if report["unanswered"]:
@@ -94,7 +96,7 @@ def per_gigabyte(reports):
 
 
 def latencies(reports, what):
-    """The latencies of a fixed schedule."""
+    """Latencies of a fixed schedule."""
     figures = {}
     for name, report in reports.items():
         for quantile, label in (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9")):
@@ -107,21 +109,21 @@ def latencies(reports, what):
 
 @workload("in", 5, 2)
 def keepalive(turn):
-    """1 KB over HTTPS/1.1, 32 connections, as fast as it goes."""
+    """1 KB over HTTPS/1.1 on 32 connections, at full speed."""
     with turn.started() as proxies:
         return {"CPU us/request": per_unit(turn.each(proxies, "get", size=1024))}
 
 
 @workload("in", 4, 2)
 def keepalive_log(turn):
-    """The same, with an access log of a JSON line per request."""
+    """The same with an access log of a JSON line per request."""
     with turn.started(access_log=True) as proxies:
         return {"CPU us/request": per_unit(turn.each(proxies, "get", size=1024))}
 
 
 @workload("in", 2, 2)
 def keepalive_wrk(turn):
-    """The same as `keepalive` by wrk, which is not ours; opening its connections is in the figure."""
+    """The same as `keepalive` with wrk, an independent tool; the figure includes opening its connections."""
 
     def look(proxy):
         before = measure.cpu(proxy.pids)
@@ -146,7 +148,7 @@ def keepalive_rate(turn):
 
 @workload("in", 5, 2)
 def h2(turn):
-    """1 KB over HTTP/2 by h2load, 16 connections with 8 streams each; opening them is in the figure."""
+    """1 KB over HTTP/2 with h2load, 16 connections with 8 streams each; the figure includes opening them."""
 
     def look(proxy):
         before = measure.cpu(proxy.pids)
@@ -165,7 +167,7 @@ def h2(turn):
 
 @workload("in", 5, 2)
 def handshake_ecdsa(turn):
-    """For each request a TCP connection and a full TLS 1.3 handshake, certificate of ECDSA P-256."""
+    """A TCP connection and a full TLS 1.3 handshake for each request, with an ECDSA P-256 certificate."""
     with turn.started() as proxies:
         return {"CPU us/connection": per_unit(turn.each(proxies, "handshake", "--connections", 4, size=1024))}
 
@@ -179,7 +181,7 @@ def handshake_rsa(turn):
 
 @workload("in", 4, 2)
 def handshake_resumed(turn):
-    """The same with ECDSA, every session resumed."""
+    """The same with ECDSA, and every session resumed."""
     with turn.started() as proxies:
         reports = turn.each(proxies, "handshake", "--connections", 4, "--resume", size=1024)
     return {"CPU us/connection": per_unit(reports)}
@@ -187,7 +189,7 @@ def handshake_resumed(turn):
 
 @workload("in", 5, 3)
 def download(turn):
-    """Bodies of 10 MB, two connections."""
+    """Bodies of 10 MB on two connections."""
     with turn.started() as proxies:
         reports = turn.each(proxies, "get", "--connections", 2, "--path", "/10m")
         memory = {proxy.name: measure.memory(proxy.pids) / 1e6 for proxy in proxies}
@@ -196,7 +198,7 @@ def download(turn):
 
 @workload("in", 4, 3)
 def upload(turn):
-    """The same the other way; the origin counts the bytes."""
+    """The same in the other direction; the origin counts the bytes."""
     with turn.started() as proxies:
         reports = turn.each(proxies, "upload", "--connections", 2)
         memory = {proxy.name: measure.memory(proxy.pids) / 1e6 for proxy in proxies}
@@ -205,7 +207,7 @@ def upload(turn):
 
 @workload("in", 2, 30)
 def routes(turn):
-    """1 KB with 1, 100 and 10,000 routes, of which the one in the middle is asked for; and starting with them."""
+    """1 KB with 1, 100 and 10,000 routes, of which the middle one is requested; and starting with these routes."""
     figures = {}
     for count in (1, 100) if turn.options.short else (1, 100, 10_000):
         name = f"{count:,} routes" if count > 1 else "1 route"
@@ -225,7 +227,8 @@ def routes(turn):
 
 @workload("in", 1, 90)
 def connections(turn):
-    """1 KB over HTTPS/1.1 at 2,000 a second, in turns on 10, 1,000 and 8,000 kept connections; HAProxy's descriptors suffice for no more."""
+    """1 KB over HTTPS/1.1 at 2,000 a second, in rotation on 10, 1,000 and 8,000 kept connections; HAProxy has no
+    descriptors for more."""
     figures = {}
     for count in (10, 60) if turn.options.short else (10, 1000, 8000):
         with turn.started() as proxies:
@@ -234,12 +237,12 @@ def connections(turn):
     return figures
 
 
-# --- What chats are ---------------------------------------------------------------------------
+# --- Traffic of chats -------------------------------------------------------------------------
 
 
 @workload("in", 4, 3)
 def echo(turn):
-    """Messages of 125 bytes over 100 secure WebSockets, each echoed, as fast as it goes."""
+    """Messages of 125 bytes over 100 secure WebSockets, each echoed, at full speed."""
     with turn.started() as proxies:
         return {"CPU us/message": per_unit(turn.each(proxies, "echo", "--connections", 100, size=125))}
 
@@ -254,7 +257,8 @@ def echo_rate(turn):
 
 @workload("in", 4, 3)
 def polls(turn):
-    """Socket.IO over long polls, 2,000 requests a second in 100 sessions: POST and GET in turns, a browser's heads."""
+    """Socket.IO over long polls, 2,000 requests a second in 100 sessions: POST and GET alternately, with a browser's
+    request heads."""
     with turn.started() as proxies:
         reports = turn.each(proxies, "polls", "--connections", 100, "--rate", 2000)
     return {"CPU us/request": per_unit(reports), **latencies(reports, "at 2,000/s")}
@@ -262,15 +266,16 @@ def polls(turn):
 
 @workload("in", 2, 70)
 def idle_websockets(turn):
-    """5,000 secure WebSockets opened, each used once, and left alone."""
+    """5,000 secure WebSockets opened, each used once, and left idle."""
     count = turn.many(5000)
     with turn.started() as proxies:
         return turn.of_each(proxies, lambda proxy: idle(turn, proxy, "websockets", count))
 
 
 def idle(turn, proxy, kind, count, *arguments):
-    """Figures of many connections that do nothing."""
-    # Pools, tables and libraries that come with the first of them are not what one more costs.
+    """Figures of many idle connections."""
+    # Pools, tables and libraries that the first connection allocates are not part of the cost of
+    # one more.
     with turn.bench.talk(f"hold {kind}", proxy, "--count", 20, *arguments) as ask:
         ask(), ask("close")
     turn.rest(0.5)
@@ -283,7 +288,7 @@ def idle(turn, proxy, kind, count, *arguments):
         turn.rest(1)
         yield "KB each", (measure.memory(proxy.pids) - base) / 1024 / count
         if sockets is not None:
-            # Client and origin have as many sockets as the proxy, between them.
+            # Client and origin together have as many sockets as the proxy.
             yield "KB each in the kernel", (measure.sockets() - sockets) / 1024 / count / 2
         yield "CPU us to open one", opened["cpu"] * 1e6 / count
         before = measure.cpu(proxy.pids)
@@ -299,15 +304,15 @@ def idle(turn, proxy, kind, count, *arguments):
 
 @workload("in", 2, 65)
 def mix(turn):
-    """3,000 chats as the product makes them (described in bench/load/src/mix.rs), at fixed rates."""
+    """3,000 chats with the traffic of the product (described in bench/load/src/mix.rs), at fixed rates."""
     with turn.started(access_log=True) as proxies:
         return mix_of(turn, proxies)
 
 
 def mix_of(turn, proxies):
-    """Figures of chats through each."""
+    """Figures of the chats through each proxy."""
     chats = turn.many(turn.options.chats)
-    # Longer than the others: some things happen five times a second.
+    # Longer than the other loads, because some events happen only five times a second.
     seconds = max(turn.seconds, 0.5 if turn.options.short else 5)
 
     def look(proxy):
@@ -334,7 +339,7 @@ def mix_of(turn, proxies):
 
 
 def reloading(turn):
-    """The peers that can be told to reload."""
+    """The peers that can reload."""
     return [peer for peer in turn.peers if hasattr(peer, "reload")]
 
 
@@ -347,7 +352,7 @@ def reload(turn):
 
 def reload_of(turn, proxy):
     """Figures of one peer."""
-    # Half a second each in the short form: enough to go wrong.
+    # Half a second each in a short run, which is enough to detect failures.
     reloads, pause = (2, 0.5) if turn.options.short else (10, 1.0)
     websockets, more = turn.many(100), 5
     with turn.bench.talk("steady", proxy, "--websockets", websockets) as ask:
@@ -358,7 +363,7 @@ def reload_of(turn, proxy):
         ask("reloading")
         due = time.monotonic()
         for _ in range(reloads):
-            # In a thread: one that takes its time must not make the rest late.
+            # In a thread, so that a slow reload does not delay the others.
             telling = threading.Thread(target=proxy.reload)
             telling.start()
             due += pause
@@ -380,14 +385,15 @@ def reload_of(turn, proxy):
         "processes more": grown[1],
         "p99 ms before": report["quiet-p99"] / 1e3,
         "p99 ms during": report["during-p99"] / 1e3,
-        # How many times as long; within one run of one peer it means something even on a busy machine.
+        # The ratio of durations within one run of one peer is meaningful even on a busy machine.
         "p99 during / before": report["during-p99"] / max(1, report["quiet-p99"]),
     }
 
 
 @workload("in", 2, 40)
 def reload_routes(turn):
-    """3 reloads of 10,000 routes, 5 more WebSockets before each. nginx passes on without TLS here (peers/nginx.py)."""
+    """3 reloads of 10,000 routes, with 5 more WebSockets before each. nginx forwards without TLS here
+    (peers/nginx.py)."""
     count = 100 if turn.options.short else 10_000
     with turn.started(reloading(turn), routes=count, reloads=True, plain=True) as proxies:
         return turn.of_each(proxies, lambda proxy: reload_routes_of(turn, proxy))
@@ -398,7 +404,7 @@ def reload_routes_of(turn, proxy):
     trust = ssl.create_default_context(cafile=turn.bench.ca)
 
     def serves():
-        """The number in force, asked for on a new connection."""
+        """The number in force, requested on a new connection."""
         asked = http.client.HTTPSConnection("localhost", proxy.port, timeout=20, context=trust)
         asked.request("GET", "/flip")
         number = int(asked.getresponse().getheader("location").rpartition("-")[2])
@@ -420,7 +426,7 @@ def reload_routes_of(turn, proxy):
                     raise RuntimeError(f"{proxy.name} does not reload")
                 time.sleep(0.005)
             taken.append(time.monotonic() - begun)
-            # What follows: old processes that end, what is freed.
+            # Wait until old processes have ended and memory is freed.
             time.sleep(0.2 if turn.options.short else 1)
             used.append(measure.cpu_with_ended(proxy.pid) - cpu)
         grown = measure.memory(proxy.pids) - before
@@ -433,33 +439,34 @@ def reload_routes_of(turn, proxy):
     }
 
 
-# --- TLS passed through by server name: the origin's TLS, unopened -----------------------------
+# --- TLS passthrough by server name -----------------------------------------------------------
 
 
 @workload("past", 5, 2)
 def past(turn):
-    """For each request a new connection, passed on by the name in its hello; TLS 1.3 with the origin, 1 KB, and the end."""
+    """A new connection for each request, passed through by its server name: TLS 1.3 with the origin, 1 KB, and the
+    end."""
     with turn.started() as proxies:
         return {"CPU us/connection": per_unit(turn.each(proxies, "handshake", "--connections", 4, size=1024))}
 
 
 @workload("past", 4, 3)
 def past_download(turn):
-    """Bodies of 10 MB, two connections. The peers, not the gateway, are set up for long bodies."""
+    """Bodies of 10 MB on two connections. The peers, but not the gateway, are configured for long bodies."""
     with turn.started(bulk=True) as proxies:
         return {"CPU s/GB": per_gigabyte(turn.each(proxies, "get", "--connections", 2, "--path", "/10m"))}
 
 
 @workload("past", 4, 3)
 def past_upload(turn):
-    """The same the other way; the origin counts the bytes."""
+    """The same in the other direction; the origin counts the bytes."""
     with turn.started(bulk=True) as proxies:
         return {"CPU s/GB": per_gigabyte(turn.each(proxies, "upload", "--connections", 2))}
 
 
 @workload("past", 3, 25)
 def past_idle(turn):
-    """2,000 secure WebSockets opened, each used once, and left alone."""
+    """2,000 secure WebSockets opened, each used once, and left idle."""
     count = turn.many(2000)
     with turn.started() as proxies:
         return turn.of_each(proxies, lambda proxy: idle(turn, proxy, "websockets", count))
@@ -467,17 +474,17 @@ def past_idle(turn):
 
 @workload("past", 3, 35)
 def past_mix(turn):
-    """The 3,000 chats of `mix`, whose TLS is the origin's; without an access log."""
+    """The 3,000 chats of `mix`, with TLS to the origin, and without an access log."""
     with turn.started() as proxies:
         return mix_of(turn, proxies)
 
 
-# --- The way out ------------------------------------------------------------------------------
+# --- Forward proxies --------------------------------------------------------------------------
 
 
 @workload("out", 5, 3)
 def tunnels(turn):
-    """CONNECT, a byte there and back, and the end, eight at a time."""
+    """CONNECT, a byte in each direction, and the end, eight at a time."""
     with turn.started() as proxies:
         reports = turn.each(proxies, "tunnel", "--connections", 8, "--origin", turn.bench.raw, size=1)
     return {"CPU us/tunnel": per_unit(reports)}
@@ -485,7 +492,7 @@ def tunnels(turn):
 
 @workload("out", 5, 3)
 def tunnels_bulk(turn):
-    """Downloads through two tunnels, in the clear."""
+    """Downloads through two tunnels, without TLS."""
     with turn.started() as proxies:
         reports = turn.each(proxies, "tunnel-bulk", "--connections", 2, "--origin", turn.bench.raw)
     return {"CPU s/GB": per_gigabyte(reports)}
@@ -493,7 +500,7 @@ def tunnels_bulk(turn):
 
 @workload("out", 2, 25)
 def idle_tunnels(turn):
-    """2,000 tunnels opened, each used once, and left alone."""
+    """2,000 tunnels opened, each used once, and left idle."""
     count = turn.many(2000)
     with turn.started() as proxies:
         return turn.of_each(proxies, lambda proxy: idle(turn, proxy, "tunnels", count, "--origin", turn.bench.raw))

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Every check there is, from formatting to a browser chatting through the gateway. Installs what is missing (as root
-# on Debian; otherwise it says what to install), stops at the first failure.
+# Runs all checks, from formatting to a browser that chats through the gateway. Installs missing
+# programs (as root on Debian; otherwise it reports them), and stops at the first failure.
 #
 #   scripts/test.sh              everything
 #   scripts/test.sh lint rust    some parts: lint, rust, docs, deny, cost, e2e, bench
 #
-# APP_GATEWAY=path   tests that binary end to end, instead of building one
+# APP_GATEWAY=path   test this program end to end, instead of building one
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,7 +25,7 @@ on_exit() {
 }
 trap on_exit EXIT
 
-# step HEADING COMMAND...: says what is done, does it, says how long it took.
+# step HEADING COMMAND...: prints the heading, runs the command, and prints its duration.
 step() {
   current=$1
   shift
@@ -38,19 +38,19 @@ step() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# The Debian package behind each program the tests run.
+# The Debian package of each program that the tests run.
 debian_packages() {
   local pair
   for pair in gcc:gcc make:make curl:curl openssl:openssl nginx:nginx chromium:chromium systemd-analyze:systemd promtool:prometheus logrotate:logrotate haproxy:haproxy keepalived:keepalived ip:iproute2 valgrind:valgrind; do
     have "${pair%%:*}" || echo "${pair##*:}"
   done
-  # nginx as a balancer.
+  # nginx as a load balancer.
   [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || echo libnginx-mod-stream
-  # The clients of Java components: the JDK's and OkHttp.
+  # The HTTP clients of Java components: the JDK's and OkHttp.
   have javac || echo default-jdk-headless
   [ -e /usr/share/java/okhttp.jar ] || echo libokhttp-java
   [ -e /usr/include/stdio.h ] || echo libc6-dev
-  # A client of the forward proxy, in its tests.
+  # A client of the forward proxy.
   /usr/bin/python3 -c 'import requests' 2>/dev/null || echo python3-requests
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 }
@@ -67,7 +67,8 @@ install_debian_packages() {
     return 1
   fi
   echo "installing ${packages[*]}"
-  # Services that come with a package (nginx, prometheus) must not be started: the tests run their own.
+  # Do not start the services of installed packages (nginx, prometheus): the tests run their own
+  # processes.
   local options=(-qq -o DPkg::Lock::Timeout=600)
   DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" update
   DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get "${options[@]}" install -y --no-install-recommends "${packages[@]}" >/dev/null
@@ -84,7 +85,8 @@ require_toolchains() {
 
 clippy() { cargo clippy --locked --all-targets "$@" -- -D warnings; }
 
-# The bench's packages are apart from the gateway's. pingora is only formatted here: building it takes minutes.
+# The packages of the benchmarks are separate. pingora is only formatted here, because building it
+# takes minutes.
 bench_formatting() {
   cargo fmt --check --manifest-path bench/load/Cargo.toml
   cargo fmt --check --manifest-path bench/pingora/Cargo.toml
@@ -92,7 +94,7 @@ bench_formatting() {
 
 bench_clippy() { CARGO_TARGET_DIR="$target" clippy --manifest-path bench/load/Cargo.toml; }
 
-# Every workload for a moment, beside the peers that are installed. Asserts that all works, and no figure.
+# Runs every workload for a moment with the installed peers. Asserts that all work, but no figure.
 bench_in_short() { CARGO_TARGET_DIR="$target" bench/run --short ${APP_GATEWAY:+--gateway "$APP_GATEWAY"}; }
 
 unit_tests() {
@@ -110,7 +112,7 @@ install_cargo_deny() {
     cargo-deny --version
     return
   fi
-  # Unoptimised: building it quickly matters more than its second of running.
+  # Unoptimised, because the build time matters more than its second of running.
   CARGO_TARGET_DIR="$tools/build" cargo install cargo-deny --locked --version "$CARGO_DENY_VERSION" --debug --root "$tools"
   rm -rf "$tools/build"
 }
@@ -119,7 +121,7 @@ bench_dependencies() {
   cargo deny --manifest-path bench/load/Cargo.toml --config deny.toml check bans licenses sources
 }
 
-# What it says where no database is reached is said again at the end, where it is seen.
+# The message about an unreachable database is repeated at the end, where it is seen.
 advisories() {
   local said="$target/advisories.said" code=0
   mkdir -p "$target"
@@ -139,7 +141,7 @@ install_node_modules() {
 }
 
 build_binary() {
-  # The profile of the tests above, so almost everything is built already.
+  # The same profile as the tests above, so almost everything is built already.
   cargo build --locked --bin app-gateway
 }
 

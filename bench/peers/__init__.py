@@ -1,14 +1,14 @@
-"""The proxies that are measured, each in a module of its own.
+"""The measured proxies, each in a module of its own.
 
-A module of a peer has
-- `NAME`, as tables show it;
-- `version()`, what its program says of itself, or None where it is not installed;
+The module of a peer has
+- `NAME`, as shown in tables;
+- `version()`, as its program prints it, or None if it is not installed;
 - `configure(bench, setting)`, which writes its configuration into `setting.directory` (again for each reload) and
   returns the command that starts it in the foreground, listening on `setting.port`;
-- where it can reload: `reload(proxy)`, which tells the running program.
+- if it can reload: `reload(proxy)`, which notifies the running program.
 
-`setting` is a `parts.Setting`. What a peer is to do is in `parts.py`; settings that are not obvious name the page of
-its manual that advises them. A new peer is a new module, in one of the lists below.
+`setting` is a `parts.Setting`. `parts.py` defines the work of a peer; settings that are not obvious name the page of
+its manual that recommends them. A new peer is a new module, in one of the lists below.
 """
 
 import sys
@@ -29,7 +29,8 @@ from . import (
     tinyproxy,
 )
 
-# The way in, the way past (TLS is passed on unopened), and the way out. The gateway comes first: ratios are of it.
+# Reverse proxies, TLS passthrough, and forward proxies. The gateway is first, because ratios are
+# relative to it.
 WAYS = {
     "in": [app_gateway, nginx, haproxy, envoy, caddy, pingora],
     "past": [app_gateway_past, nginx_past, haproxy_past],
@@ -40,7 +41,7 @@ OURS = app_gateway.NAME
 
 
 def installed(way, wanted=None):
-    """The peers of this way that are here, and asked for."""
+    """The selected peers of this kind that are installed."""
     peers = [peer for peer in WAYS[way] if wanted is None or peer.NAME in wanted or peer.NAME == OURS]
     missing = [peer.NAME for peer in peers if peer.version() is None]
     if missing:

@@ -13,7 +13,8 @@ def version():
 
 
 def running(setting, text, gateway=""):
-    """Writes what all ways have in common, and `text`; what runs on it. `gateway`: more keys of that table."""
+    """Writes the common part of the configuration and `text`, and returns the command. `gateway`: further keys of that
+    table."""
     write(
         f"{setting.directory}/bench.toml",
         f"""
@@ -28,7 +29,8 @@ socket = "off"
 
 
 def configure(bench, setting):
-    # An endless body, many connections from one address: the defaults are meant for clients that are not a bench.
+    # An unlimited body, and many connections from one address: the default limits are for ordinary
+    # clients.
     routes = "".join(f'[[profile.bench.route]]\npath = "/r-{n}/"\nupstream = "origin"\n' for n in range(setting.routes))
     text = f"""\
 [[certificate.bench.pairs]]

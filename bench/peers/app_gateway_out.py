@@ -1,4 +1,4 @@
-"""app-gateway as a forward proxy, with its defaults but for the limits that a bench would meet."""
+"""app-gateway as a forward proxy, with its defaults except for limits that the benchmark would reach."""
 
 from parts import HOST, ORIGIN_OUT
 

@@ -1,4 +1,5 @@
-"""app-gateway passing TLS on by server name, with its defaults but for the limit that a bench would meet."""
+"""app-gateway with TLS passthrough by server name, with its defaults except for the limit that the benchmark would
+reach."""
 
 from parts import HOST, SERVER_NAME
 

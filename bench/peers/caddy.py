@@ -1,4 +1,4 @@
-"""Caddy (Debian's), by its JSON configuration (https://caddyserver.com/docs/json/)."""
+"""Caddy (from Debian), with its JSON configuration (https://caddyserver.com/docs/json/)."""
 
 import json
 import subprocess
@@ -16,8 +16,8 @@ def configure(bench, setting):
     directory = setting.directory
     if not hasattr(setting, "admin"):
         setting.admin = free_port()
-    # The module http.reverse_proxy.transport.http: connections kept for as long as the others keep theirs, and as
-    # many; no compression asked for on behalf of clients that do not.
+    # Module http.reverse_proxy.transport.http: as many kept connections as the other peers, for the
+    # same time; and no compression on behalf of clients that do not request it.
     transport = {
         "protocol": "http",
         "tls": {"root_ca_pem_files": [bench.ca], "server_name": "localhost"},
@@ -25,7 +25,7 @@ def configure(bench, setting):
         "versions": ["1.1"],
         "keep_alive": {"enabled": True, "idle_timeout": "10m", "max_idle_conns": 1024, "max_idle_conns_per_host": 512},
     }
-    # X-Forwarded-For, -Proto and -Host it sets by itself.
+    # Caddy sets X-Forwarded-For, -Proto and -Host by default.
     proxy = {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": f"{HOST}:{bench.origin}"}],
@@ -65,7 +65,8 @@ def configure(bench, setting):
 
 
 def reload(proxy):
-    # https://caddyserver.com/docs/command-line#caddy-reload; it does nothing about files that look the same without force.
+    # https://caddyserver.com/docs/command-line#caddy-reload; without --force it ignores an
+    # unchanged file.
     address = f"{HOST}:{proxy.setting.admin}"
     command = ["caddy", "reload", "--force", "--config", f"{proxy.setting.directory}/caddy.json", "--address", address]
     subprocess.run(command, check=True, capture_output=True, timeout=60)

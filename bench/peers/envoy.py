@@ -15,7 +15,8 @@ def version():
 
 
 def many():
-    """No circuit breaker opens: https://www.envoyproxy.io/docs/envoy/latest/configuration/best_practices/level_two"""
+    """Disables the circuit breakers:
+    https://www.envoyproxy.io/docs/envoy/latest/configuration/best_practices/level_two"""
     names = ("max_connections", "max_pending_requests", "max_requests")
     return {"thresholds": [dict.fromkeys(names, 100_000)]}
 
@@ -64,7 +65,7 @@ def routes(setting):
     }
     if not setting.routes:
         return {**host, "routes": [*listed, {"match": {"prefix": "/"}, "route": to_origin}]}
-    # A list of routes is walked; the tree is for many
+    # A list of routes is searched linearly; the matching tree is for many
     # (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/http/http_routing#generic-matching).
     def action(match, does):
         return {"action": {"name": "route", "typed_config": {"@type": f"{TYPE}config.route.v3.Route", "match": match, **does}}}
@@ -82,7 +83,7 @@ def routes(setting):
 def configure(bench, setting):
     directory = setting.directory
     table = {"@type": f"{TYPE}config.route.v3.RouteConfiguration", "name": "routes", "virtual_hosts": [routes(setting)]}
-    # Renamed into its place: that is what Envoy watches for
+    # Envoy watches for a renamed file
     # (https://www.envoyproxy.io/docs/envoy/latest/configuration/overview/xds_api).
     write(f"{directory}/routes.new", json.dumps({"resources": [table]}))
     os.rename(f"{directory}/routes.new", f"{directory}/routes.json")
@@ -137,4 +138,4 @@ def command(directory, resources):
 
 
 def reload(proxy):
-    """The new file is in its place already."""
+    """No command, because Envoy has seen the new file."""

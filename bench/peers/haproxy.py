@@ -1,4 +1,4 @@
-"""HAProxy (Debian's), tuned by its configuration manual (https://docs.haproxy.org/2.6/configuration.html)."""
+"""HAProxy (from Debian), tuned by its configuration manual (https://docs.haproxy.org/2.6/configuration.html)."""
 
 import os
 import signal
@@ -20,12 +20,12 @@ def configure(bench, setting):
                 pem.write(file.read())
     routes = ""
     if setting.routes:
-        # Section 7.3.1, map_beg: a map is a tree of prefixes; each route as a rule of its own would be slower.
+        # Section 7.3.1, map_beg: a map is a tree of prefixes. One rule per route would be slower.
         write(f"{directory}/routes.map", "".join(f"/r-{n}/ origin\n" for n in range(setting.routes)))
         routes = f"use_backend %[path,map_beg({directory}/routes.map,origin)]"
     log, line = "", ""
     if setting.access_log:
-        # Section 3.1, log: standard output is a file here, so no other process has part in it.
+        # Section 3.1, log: standard output is a file here, so no other process is involved.
         log = "log stdout format raw local0 info"
         line = (
             "log global\n    log-format '{\"time\":\"%trg\",\"request_id\":\"%ID\",\"client\":\"%ci\",\"method\":\"%HM\","
@@ -39,10 +39,10 @@ global
     nbthread {WORKERS}
     maxconn 9000
     {log}
-    # Section 3.2: full handshakes are measured with clients that have nothing to resume.
+    # Section 3.2: full handshakes are measured with clients that have no session to resume.
     tune.ssl.cachesize 100000
-    # Section 3.2: above a quarter of the descriptors it kills idle connections to the origin, by default. With 3,000
-    # WebSockets that is always, and requests wait for seconds.
+    # Section 3.2: by default HAProxy closes idle connections to the origin above a quarter of the
+    # descriptors. With 3,000 WebSockets this is always the case, and requests wait for seconds.
     tune.pool-low-fd-ratio 80
     tune.pool-high-fd-ratio 90
     ssl-default-bind-options ssl-min-ver TLSv1.2
@@ -56,7 +56,8 @@ defaults
     timeout tunnel 10m
     timeout http-keep-alive 10m
     timeout http-request 30s
-    # Section 4.2: the origin is trusted to keep its connections, so that the first request of a client may use one.
+    # Section 4.2: the origin is known to keep connections open, so the first request of a client
+    # may use a kept one.
     http-reuse always
     option forwardfor
 frontend bench
@@ -72,10 +73,10 @@ frontend bench
     {routes}
     default_backend origin
 backend origin
-    # Section 5.2, pool-purge-delay: connections are not given up between two turns.
+    # Section 5.2, pool-purge-delay: keep connections between two rounds.
     server origin {HOST}:{bench.origin} ssl verify required ca-file {bench.ca} verifyhost localhost sni str(localhost) pool-purge-delay 10m
 """
-    # A master is needed for reloads only; it takes no part in the work.
+    # A master process is needed for reloads only, and takes no part in the work.
     master = ["-W"] if setting.reloads else []
     return ["haproxy", *master, "-f", write(f"{directory}/haproxy.cfg", text)]
 

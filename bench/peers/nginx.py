@@ -1,4 +1,4 @@
-"""nginx (Debian's) with what its manual and long practice advise for a proxy like this one."""
+"""nginx (from Debian), with the recommendations of its manual for a proxy like this one."""
 
 import os
 import signal
@@ -14,21 +14,23 @@ def version():
 
 def configure(bench, setting):
     directory = setting.directory
-    # The fields of the gateway's line, and buffered as its log is: nginx is dearer unbuffered, as by default
-    # (https://nginx.org/en/docs/http/ngx_http_log_module.html#access_log).
+    # The fields of the gateway's log line, and the same buffering. nginx without buffering, its
+    # default, uses more CPU (https://nginx.org/en/docs/http/ngx_http_log_module.html#access_log).
     fields = ["time_iso8601", "request_id", "remote_addr", "request_method", "host", "request_uri", "server_protocol",
               "http_user_agent", "upstream_addr", "status", "request_length", "body_bytes_sent",
               "upstream_header_time", "request_time", "ssl_protocol", "ssl_server_name"]  # fmt: skip
     line = ",".join(f'"{field}":"${field}"' for field in fields)
     access_log = f"{directory}/access.log json buffer=32k flush=200ms" if setting.access_log else "off"
-    # What a directive sets is inherited only where none of its kind is set again, so the fields are set together.
+    # A directive is inherited only where none of its kind is set again, so these fields are set
+    # together.
     fields = """
         proxy_set_header Host $http_host; proxy_set_header X-Request-Id $request_id;
         proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto https;
         proxy_set_header X-Forwarded-Host $http_host; proxy_set_header X-Forwarded-Port $server_port;
     """
-    # nginx makes a TLS context for each location that passes on with TLS. A reload of 10,000 takes it 13 s then, so
-    # where reloads of many routes are compared it may pass on without: setting.plain.
+    # nginx creates a TLS context for each location that forwards with TLS, so a reload of 10,000
+    # takes 13 s. Comparisons of reloads with many routes may therefore forward without TLS:
+    # setting.plain.
     scheme = "http" if setting.plain else "https"
     routes = "".join(f"location /r-{n}/ {{ proxy_pass {scheme}://origin; }}\n" for n in range(setting.routes))
     upgrades = "".join(
@@ -47,14 +49,16 @@ def configure(bench, setting):
     http {{
         log_format json escape=json '{{{line}}}';
         access_log {access_log};
-        # https://nginx.org/en/docs/http/ngx_http_core_module.html#keepalive_requests: 1000 by default.
+        # https://nginx.org/en/docs/http/ngx_http_core_module.html#keepalive_requests: the default
+        # is 1000.
         keepalive_requests 1000000000; keepalive_timeout 10m; http2_max_concurrent_streams 128;
         client_max_body_size 20m;
-        # A body goes on as it comes, and nothing goes to files
+        # Bodies are forwarded as they arrive, without temporary files
         # (https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_request_buffering).
         proxy_request_buffering off; proxy_max_temp_file_size 0; proxy_buffers 8 16k; client_body_buffer_size 64k;
         client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
-        # https://nginx.org/en/docs/http/websocket.html; an empty Connection keeps the upstream's connection.
+        # https://nginx.org/en/docs/http/websocket.html; an empty Connection field keeps the
+        # upstream connection open.
         map $http_upgrade $onward {{ default upgrade; '' ''; }}
         upstream origin {{
             # https://nginx.org/en/docs/http/ngx_http_upstream_module.html#keepalive

@@ -1,4 +1,4 @@
-"""nginx passing TLS on by server name: its stream module, a package of its own on Debian."""
+"""nginx with TLS passthrough by server name: its stream module, a separate package in Debian."""
 
 import os
 import re
@@ -12,7 +12,7 @@ NAME = nginx.NAME
 
 
 def module():
-    """The line that loads the stream module; empty if it is built in, None if it is not there."""
+    """The line that loads the stream module; empty if it is built in, None if it is missing."""
     said = subprocess.run(["nginx", "-V"], capture_output=True, text=True).stderr
     if re.search(r"--with-stream(?![\w=])", said):
         return ""
@@ -27,8 +27,9 @@ def version():
 
 
 def configure(bench, setting):
-    # 16k is the default, and right for many connections, which keep their buffers as long as they live; long bodies go in
-    # larger pieces (https://nginx.org/en/docs/stream/ngx_stream_proxy_module.html#proxy_buffer_size).
+    # The default is 16k, which suits many connections, because they keep their buffers. Long bodies
+    # use larger buffers
+    # (https://nginx.org/en/docs/stream/ngx_stream_proxy_module.html#proxy_buffer_size).
     buffer = "128k" if setting.bulk else "16k"
     text = f"""{module()}
     daemon off; worker_processes {WORKERS}; pid {setting.directory}/nginx.pid; error_log stderr warn;

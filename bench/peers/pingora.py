@@ -1,4 +1,4 @@
-"""pingora, with a proxy of the bench's own on it (bench/pingora). It has no reload: a new process takes over."""
+"""pingora, with a proxy written for this benchmark (bench/pingora). It has no reload: a new process takes over."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""squid (Debian's), for tunnels only: nothing cached, nothing logged (http://www.squid-cache.org/Doc/config/)."""
+"""squid (from Debian), for tunnels only, without cache and log (http://www.squid-cache.org/Doc/config/)."""
 
 import os
 
@@ -29,5 +29,5 @@ acl origin port {bench.raw}
 http_access allow origin
 http_access deny all
 """
-    # One process, as by default: workers each have their own, and did not make a tunnel cheaper.
+    # One process, the default: workers have separate resources, and did not make a tunnel cheaper.
     return ["squid", "-N", "-f", write(f"{setting.directory}/squid.conf", text)]

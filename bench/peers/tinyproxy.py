@@ -1,4 +1,4 @@
-"""tinyproxy (Debian's): https://tinyproxy.github.io/"""
+"""tinyproxy (from Debian): https://tinyproxy.github.io/"""
 
 from parts import HOST, version_of, write
 

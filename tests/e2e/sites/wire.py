@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""The wires between the hosts of a test: every packet is taken from one host, delayed, sometimes lost, and given to
-another. Kernels without netem have nothing that does this, so this does, with a TUN device per host.
+"""The links between the hosts of a test: takes every packet of a host, delays it, sometimes loses it, and delivers it
+to another host. It uses a TUN device for each host, because some kernels have no netem.
 
     wire.py '{"hosts": {"site-a": {"device": "agw0", "address": "10.77.0.2"}, ...},
               "delay": {"site-a site-b": 7.5}, "else": 5, "loss": 0.002, "seed": 1}'
 
-Delays are milliseconds one way, loss is a share of packets. Prints `up` once the devices exist; then takes lines:
-`cut HOST` loses all of a host's packets from now on, `mend HOST` no more; each is answered with `done`. Ends with its
-standard input, and the devices with it.
+Delays are milliseconds one way, loss is a fraction of packets. Prints `up` once the devices exist, and then reads
+commands: `cut HOST` loses all packets of a host from now on, and `mend HOST` ends this; the answer is `done`. Exits at
+the end of standard input, which removes the devices.
 """
 
 import fcntl
@@ -25,7 +25,8 @@ TUNSETIFF = 0x400454CA
 IFF_TUN = 0x0001
 IFF_NO_PI = 0x1000
 LONGEST_PACKET = 65536
-# A switch whose queue grows without end is no network; this is a second of what the tests send.
+# A queue without a limit would be unrealistic; this is about one second of the traffic of the
+# tests.
 MOST_UNDER_WAY = 20_000
 
 
@@ -83,7 +84,7 @@ def main():
             try:
                 os.write(device, packet)
             except OSError:
-                pass  # the host is down, or its queue is full: lost, as anywhere
+                pass  # the host is down or its queue is full, so the packet is lost
 
 
 main()
