@@ -1,6 +1,6 @@
 //! Requests in absolute form.
 
-use crate::wire::text;
+use crate::raw_conn::text;
 use crate::world::{FACEBOOK, Setup, World, certificates};
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::net::TcpStream;
 
-use crate::wire::{IO_TIMEOUT, text};
+use crate::raw_conn::{IO_TIMEOUT, text};
 use crate::world::{Setup, World};
 
 #[test]

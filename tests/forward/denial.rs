@@ -1,6 +1,6 @@
 //! Denied requests and their explanations, and authentication by user and password.
 
-use crate::wire::{Message, text};
+use crate::raw_conn::{Message, text};
 use crate::world::{FACEBOOK, Setup, World};
 
 /// One rule for a single user and one for every client.

@@ -3,7 +3,7 @@
 
 use std::net::TcpListener;
 
-use crate::wire::text;
+use crate::raw_conn::text;
 use crate::world::{Setup, World};
 
 /// A rule without listed addresses, so that names may only resolve to public addresses.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::wire::text;
+use crate::raw_conn::text;
 use crate::world::{FACEBOOK, Setup, World};
 
 const CONNECT: &str = "CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -6,7 +6,7 @@
 //! have the names of real platforms; `[forward.hosts]` resolves them to loopback addresses of the
 //! test.
 //!
-//! Tests wait for conditions, bounded by [`wire::IO_TIMEOUT`]. A sleep models a slow peer.
+//! Tests wait for conditions, bounded by [`raw_conn::IO_TIMEOUT`]. A sleep models a slow peer.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,8 +18,8 @@
 #[path = "../common/address.rs"]
 mod address;
 #[allow(dead_code, reason = "shared with the tests of the way in")]
-#[path = "../raw/wire.rs"]
-mod wire;
+#[path = "../raw/raw_conn.rs"]
+mod raw_conn;
 mod world;
 
 mod absolute;

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use crate::address::free_port;
-use crate::wire::{Wire, text};
+use crate::raw_conn::{RawConn, text};
 use crate::world::{Setup, World, accept};
 
 /// A gateway with one rule that uses a parent proxy, which the test plays.
@@ -44,17 +44,17 @@ connect-timeout = "2s"
 
 const LISTED: &str = "addresses = [\"127.0.0.0/8\", \"192.0.2.0/24\"]";
 
-fn accept_with_head(parent: &TcpListener) -> (Wire, String) {
-    let mut wire = accept(parent);
-    let head = text(&wire.head());
-    (wire, head)
+fn accept_with_head(parent: &TcpListener) -> (RawConn, String) {
+    let mut conn = accept(parent);
+    let head = text(&conn.head());
+    (conn, head)
 }
 
 #[test]
 fn the_parent_receives_credentials_and_its_early_bytes_follow_the_200() {
     let (world, parent) = world(LISTED);
     let mut client = world.sent("CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n");
-    let (mut wire, head) = accept_with_head(&parent);
+    let (mut conn, head) = accept_with_head(&parent);
     let port = world.port();
     // `Z2F0…` is base64 of `gateway:opensesame`.
     assert_eq!(
@@ -64,14 +64,14 @@ fn the_parent_receives_credentials_and_its_early_bytes_follow_the_200() {
              Proxy-Authorization: Basic Z2F0ZXdheTpvcGVuc2VzYW1l\n\n"
         )
     );
-    wire.send("HTTP/1.1 200 OK\r\nVia: 1.1 enterprise\r\n\r\nfirst words");
+    conn.send("HTTP/1.1 200 OK\r\nVia: 1.1 enterprise\r\n\r\nfirst words");
     let answer = text(&client.head());
     assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("Via"), "{answer}");
     client.expect("first words");
     client.send("up");
-    wire.expect("up");
+    conn.expect("up");
     let local = client.local();
-    drop((client, wire));
+    drop((client, conn));
     let mut world = world;
     let line = world.lines_of(local, 1).remove(0);
     assert_eq!(line["parent"], "enterprise");
@@ -83,8 +83,8 @@ fn the_parent_receives_credentials_and_its_early_bytes_follow_the_200() {
 fn a_refusal_of_the_parent_is_reported_and_final() {
     let (world, parent) = world(LISTED);
     let mut client = world.sent("CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n");
-    let (mut wire, _) = accept_with_head(&parent);
-    wire.send("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");
+    let (mut conn, _) = accept_with_head(&parent);
+    conn.send("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");
     let answer = client.answer();
     assert_eq!(answer.status(), 502);
     assert_eq!(answer.field("gateway-reason").as_deref(), Some("parent_refused"));
@@ -103,11 +103,11 @@ fn a_refusal_of_the_parent_is_reported_and_final() {
 fn requests_in_absolute_form_use_a_tunnel_through_the_parent() {
     let (world, parent) = world(LISTED);
     let mut client = world.sent("GET http://graph.facebook.com:PORT/a HTTP/1.1\r\nHost: a\r\n\r\n");
-    let (mut wire, head) = accept_with_head(&parent);
+    let (mut conn, head) = accept_with_head(&parent);
     assert!(head.starts_with("CONNECT graph.facebook.com:"), "{head}");
-    wire.send("HTTP/1.1 200 OK\r\n\r\n");
-    assert!(text(&wire.head()).starts_with("GET /a HTTP/1.1\n"));
-    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    conn.send("HTTP/1.1 200 OK\r\n\r\n");
+    assert!(text(&conn.head()).starts_with("GET /a HTTP/1.1\n"));
+    conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     assert_eq!(text(&client.answer().body), "ok");
 }
 

@@ -1,7 +1,7 @@
 //! Reloads: open tunnels stay unless the new configuration denies them.
 
 use crate::address::free_port;
-use crate::wire::text;
+use crate::raw_conn::text;
 use crate::world::{FACEBOOK, Setup, World};
 
 const TWO: &str = r#"

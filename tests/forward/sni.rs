@@ -8,8 +8,8 @@ use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 
+use crate::raw_conn::{IO_TIMEOUT, RawConn, text};
 use crate::tls::{client_config, client_with, server_with};
-use crate::wire::{IO_TIMEOUT, Wire, text};
 use crate::world::{Setup, World};
 
 const STRICT: Setup = Setup {
@@ -49,7 +49,7 @@ fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
         .collect()
 }
 
-fn open_tunnel(world: &World) -> (Wire, Wire) {
+fn open_tunnel(world: &World) -> (RawConn, RawConn) {
     world.tunnel("graph.facebook.com")
 }
 
@@ -232,7 +232,7 @@ fn a_handshake_with_a_hello_retry_request_succeeds() {
     let world = World::with(STRICT);
     let (client, origin) = open_tunnel(&world);
     let serving = thread::spawn(move || {
-        let mut origin = Wire::server(
+        let mut origin = RawConn::server(
             server_with(offering(&[kx_group::X25519])),
             origin.tcp().try_clone().unwrap(),
         );
@@ -250,7 +250,7 @@ fn a_handshake_with_a_hello_retry_request_succeeds() {
         tls.complete_io(&mut tcp).unwrap();
     }
     assert_eq!(tls.handshake_kind(), Some(HandshakeKind::FullWithHelloRetryRequest));
-    let mut client = Wire::client(tls, tcp);
+    let mut client = RawConn::client(tls, tcp);
     client.send("ping");
     client.expect("pong");
     drop(serving.join().unwrap());

@@ -14,7 +14,7 @@ use rustls::{
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use crate::wire::{Wire, text};
+use crate::raw_conn::{RawConn, text};
 use crate::world::{Setup, World, certificates};
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -22,14 +22,14 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 /// The origin's end of a connection, as a TLS server with the demo's certificate.
-pub(crate) fn as_origin(wire: &Wire) -> Wire {
-    try_as_origin(wire).unwrap()
+pub(crate) fn as_origin(conn: &RawConn) -> RawConn {
+    try_as_origin(conn).unwrap()
 }
 
-pub(crate) fn try_as_origin(wire: &Wire) -> std::io::Result<Wire> {
-    let mut wire = Wire::server(server_with(provider()), wire.tcp().try_clone().unwrap());
-    wire.handshake()?;
-    Ok(wire)
+pub(crate) fn try_as_origin(conn: &RawConn) -> std::io::Result<RawConn> {
+    let mut conn = RawConn::server(server_with(provider()), conn.tcp().try_clone().unwrap());
+    conn.handshake()?;
+    Ok(conn)
 }
 
 /// A TLS server with the demo's certificate.
@@ -114,12 +114,12 @@ pub(crate) fn client_config(
     })
 }
 
-fn over_tls(world: &World, config: Arc<ClientConfig>) -> std::io::Result<Wire> {
+fn over_tls(world: &World, config: Arc<ClientConfig>) -> std::io::Result<RawConn> {
     let tls = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
     let tcp = std::net::TcpStream::connect(world.listen).unwrap();
-    let mut wire = Wire::client(tls, tcp);
-    wire.handshake()?;
-    Ok(wire)
+    let mut conn = RawConn::client(tls, tcp);
+    conn.handshake()?;
+    Ok(conn)
 }
 
 const SECURED: Setup = Setup {

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::address::{free_port, unique_address};
-use crate::wire::{IO_TIMEOUT, Wire, text};
+use crate::raw_conn::{IO_TIMEOUT, RawConn, text};
 
 /// Parts of the configuration that a test changes. `ADDRESS` stands for the loopback address of the
 /// gateway and the origin, `PORT` for the origin's port, `DIR` for the directory.
@@ -197,19 +197,19 @@ deny = true
         self.origin.local_addr().unwrap().port()
     }
 
-    pub(crate) fn client(&self) -> Wire {
-        Wire::plain(TcpStream::connect(self.listen).unwrap())
+    pub(crate) fn client(&self) -> RawConn {
+        RawConn::plain(TcpStream::connect(self.listen).unwrap())
     }
 
     /// A client that has sent `request`, with the origin's port for `PORT`.
-    pub(crate) fn sent(&self, request: &str) -> Wire {
-        let mut wire = self.client();
-        wire.send(request.replace("PORT", &self.port().to_string()));
-        wire
+    pub(crate) fn sent(&self, request: &str) -> RawConn {
+        let mut conn = self.client();
+        conn.send(request.replace("PORT", &self.port().to_string()));
+        conn
     }
 
     /// A client with an open tunnel to this host, and the origin's end of the tunnel.
-    pub(crate) fn tunnel(&self, host: &str) -> (Wire, Wire) {
+    pub(crate) fn tunnel(&self, host: &str) -> (RawConn, RawConn) {
         let mut client =
             self.sent(&format!("CONNECT {host}:PORT HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         let head = text(&client.head());
@@ -218,7 +218,7 @@ deny = true
     }
 
     /// The next connection of the gateway to the origin.
-    pub(crate) fn accept(&self) -> Wire {
+    pub(crate) fn accept(&self) -> RawConn {
         accept(&self.origin)
     }
 
@@ -287,12 +287,12 @@ deny = true
 }
 
 /// Accepts the next connection of a non-blocking listener.
-pub(crate) fn accept(listener: &TcpListener) -> Wire {
+pub(crate) fn accept(listener: &TcpListener) -> RawConn {
     let deadline = Instant::now() + IO_TIMEOUT;
     loop {
         if let Ok((tcp, _)) = listener.accept() {
             tcp.set_nonblocking(false).unwrap();
-            return Wire::plain(tcp);
+            return RawConn::plain(tcp);
         }
         assert!(Instant::now() < deadline, "the gateway does not connect");
         thread::sleep(Duration::from_millis(1));

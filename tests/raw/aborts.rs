@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::frames::{END_STREAM, Frames, Outcome};
-use crate::wire::{End, Wire, find};
+use crate::http2_client::{END_STREAM, Http2Client, Outcome};
+use crate::raw_conn::{ConnEnd, RawConn, find};
 use crate::world::World;
 
 /// Limit for "at once": long enough for a busy machine, shorter than every timer of the gateway.
@@ -12,7 +12,7 @@ const AT_ONCE: Duration = Duration::from_millis(900);
 const POLL: &str = "GET /socket.io/?EIO=4&transport=polling&sid=x HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Asserts that the gateway closes the upstream connection soon after `since`.
-fn assert_closed_at_once(upstream: &mut Wire, since: Instant) {
+fn assert_closed_at_once(upstream: &mut RawConn, since: Instant) {
     upstream.end();
     let elapsed = since.elapsed();
     assert!(elapsed < AT_ONCE, "after {elapsed:?}");
@@ -21,7 +21,9 @@ fn assert_closed_at_once(upstream: &mut Wire, since: Instant) {
 #[test]
 fn a_poll_is_aborted_when_its_client_leaves() {
     let world = World::plain();
-    for leave in [Wire::reset as fn(Wire), Wire::cut, drop, |mut wire: Wire| wire.finish()] {
+    for leave in
+        [RawConn::reset as fn(RawConn), RawConn::cut, drop, |mut conn: RawConn| conn.finish()]
+    {
         let client = world.sent(POLL);
         let mut upstream = world.accept();
         upstream.message(true);
@@ -36,7 +38,7 @@ fn a_poll_is_aborted_when_its_client_leaves() {
 #[test]
 fn a_poll_cancelled_over_http_2_is_aborted_upstream() {
     let world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let other = client.get("/other");
     let mut others = world.accept();
     others.message(true);
@@ -55,8 +57,8 @@ fn a_poll_cancelled_over_http_2_is_aborted_upstream() {
 #[test]
 fn polls_are_aborted_when_their_http_2_connection_breaks() {
     let world = World::plain();
-    for leave in [Wire::reset as fn(Wire), drop] {
-        let mut client = Frames::client(&world);
+    for leave in [RawConn::reset as fn(RawConn), drop] {
+        let mut client = Http2Client::client(&world);
         client.get("/one");
         let mut one = world.accept();
         one.message(true);
@@ -64,7 +66,7 @@ fn polls_are_aborted_when_their_http_2_connection_breaks() {
         let mut two = world.accept();
         two.message(true);
         let since = Instant::now();
-        leave(client.wire);
+        leave(client.conn);
         assert_closed_at_once(&mut one, since);
         assert_closed_at_once(&mut two, since);
     }
@@ -74,7 +76,7 @@ fn polls_are_aborted_when_their_http_2_connection_breaks() {
 #[test]
 fn an_aborted_upload_is_never_completed_upstream() {
     let world = World::plain();
-    for leave in [Wire::reset as fn(Wire), Wire::cut, drop] {
+    for leave in [RawConn::reset as fn(RawConn), RawConn::cut, drop] {
         for framing in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
             let mut client = world.sent(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
             client.send("4\r\nabcd\r\n".get(..5).unwrap());
@@ -95,7 +97,7 @@ fn an_aborted_upload_is_never_completed_upstream() {
 fn an_upload_cancelled_over_http_2_is_never_completed_upstream() {
     let world = World::plain();
     for length in [&[][..], &[("content-length", "9")]] {
-        let mut client = Frames::client(&world);
+        let mut client = Http2Client::client(&world);
         let stream = client.post(length);
         client.data(stream, b"abc", 0);
         let mut upstream = world.accept();
@@ -126,12 +128,12 @@ fn a_download_is_aborted_when_its_client_leaves() {
         client.reset();
         assert_closed_at_once(&mut upstream, since);
     }
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.get("/");
     let mut upstream = world.accept();
     upstream.message(true);
     upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
-    client.wire.until("start of the body", |input| find(input, b"abc"));
+    client.conn.until("start of the body", |input| find(input, b"abc"));
     let since = Instant::now();
     client.cancel(stream);
     assert_closed_at_once(&mut upstream, since);
@@ -148,10 +150,10 @@ fn a_download_is_cut_when_its_upstream_leaves() {
     client.until("start of the body", |input| find(input, b"abc"));
     let since = Instant::now();
     upstream.reset();
-    assert_eq!(client.end(), End::Cut);
+    assert_eq!(client.end(), ConnEnd::Cut);
     assert!(since.elapsed() < AT_ONCE);
 
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.get("/");
     let mut upstream = world.accept();
     upstream.message(true);
@@ -172,9 +174,9 @@ fn an_upload_is_answered_502_when_its_upstream_leaves() {
     upstream.take(3);
     upstream.reset();
     client.refused(502, "upstream_closed");
-    assert_eq!(client.end(), End::Clean);
+    assert_eq!(client.end(), ConnEnd::Clean);
 
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.post(&[]);
     client.data(stream, b"abc", 0);
     let mut upstream = world.accept();

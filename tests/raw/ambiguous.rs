@@ -1,7 +1,7 @@
 //! Ambiguous request heads, which two parsers could read differently. The gateway rejects them,
 //! never forwards them, and does not serve the bytes that follow them on the connection.
 
-use crate::wire::{End, text};
+use crate::raw_conn::{ConnEnd, text};
 use crate::world::World;
 
 /// A request head, with the status and reason of its rejection.
@@ -198,7 +198,7 @@ fn assert_rejected(cases: &[Case]) {
             if answer.field("connection").as_deref() != Some("close") {
                 faults.push("without `Connection: close`".to_owned());
             }
-            if client.end() != End::Clean || !client.input.is_empty() {
+            if client.end() != ConnEnd::Clean || !client.input.is_empty() {
                 faults.push(format!("then {:?}, {}", client.ended, text(&client.input)));
             }
             if world.was_dialled() {
@@ -253,7 +253,7 @@ fn heads_above_the_limits_are_rejected() {
     ] {
         let mut client = world.sent(request);
         client.refused(431, "header_too_large");
-        assert_eq!(client.end(), End::Clean);
+        assert_eq!(client.end(), ConnEnd::Clean);
         assert!(!world.was_dialled());
     }
     world.ends_with(&["refused 431 header_too_large"; 5]);

@@ -1,7 +1,7 @@
 //! Malformed request bodies. The gateway leaves the upstream with a visibly incomplete request, and
 //! never parses the client's following bytes as a request.
 
-use crate::wire::{End, find, text};
+use crate::raw_conn::{ConnEnd, find, text};
 use crate::world::World;
 
 /// Bodies that follow a valid head. Some begin with a valid chunk `A`, which may be forwarded.
@@ -60,7 +60,7 @@ fn malformed_chunks_are_never_completed_upstream() {
         if (answer.status(), said.as_str()) != (400, "bad_chunk") {
             wrong.push(format!("{}\n  answered {} {said}", text(chunks), answer.status()));
         }
-        assert_eq!(client.end(), End::Clean, "{}", text(chunks));
+        assert_eq!(client.end(), ConnEnd::Clean, "{}", text(chunks));
         assert!(client.input.is_empty());
         let mut upstream = world.accept();
         upstream.end();
@@ -99,7 +99,7 @@ fn a_chunked_body_larger_than_allowed_is_never_completed() {
          a\r\n0123456789\r\n1\r\nx\r\n0\r\n\r\nGET /second HTTP/1.1\r\nHost: a\r\n\r\n",
     );
     client.refused(413, "body_too_large");
-    assert_eq!(client.end(), End::Clean);
+    assert_eq!(client.end(), ConnEnd::Clean);
     let mut upstream = world.accept();
     upstream.end();
     assert_eq!(find(&upstream.input, b"\r\n0\r\n\r\n"), None);

@@ -1,8 +1,8 @@
 //! Ambiguous requests over HTTP/2. Its framing is unambiguous, but field values must not become two
 //! requests in HTTP/1 (RFC 9113 sections 8.1.1, 8.2 and 8.3).
 
-use crate::frames::{END, END_STREAM, Frames, Outcome};
-use crate::wire::{find, text};
+use crate::http2_client::{END, END_STREAM, Http2Client, Outcome};
+use crate::raw_conn::{find, text};
 use crate::world::{Setup, World};
 
 type Fields = &'static [(&'static str, &'static str)];
@@ -101,7 +101,7 @@ fn malformed_heads_are_rejected() {
         World::with(Setup { upstream: "first-byte-timeout = \"500ms\"", ..Setup::default() });
     let mut wrong = Vec::new();
     for fields in HEADS {
-        let mut client = Frames::client(&world);
+        let mut client = Http2Client::client(&world);
         let stream = client.open(fields, END);
         let outcome = client.outcome(stream);
         if !is_rejection(&outcome) {
@@ -117,7 +117,7 @@ fn malformed_heads_are_rejected() {
 #[test]
 fn a_rejected_stream_does_not_disturb_other_streams() {
     let world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let slow = client.get("/slow");
     let mut upstream = world.accept();
     upstream.message(false);
@@ -136,7 +136,7 @@ fn bodies_of_another_length_than_stated_are_rejected() {
     for (length, data, rest) in
         [("5", "abc", ""), ("3", "abcde", ""), ("3", "abc", "GET / HTTP/1.1")]
     {
-        let mut client = Frames::client(&world);
+        let mut client = Http2Client::client(&world);
         let stream = client.post(&[("content-length", length)]);
         if rest.is_empty() {
             client.data(stream, data.as_bytes(), END_STREAM);
@@ -163,7 +163,7 @@ fn bodies_of_another_length_than_stated_are_rejected() {
 fn valid_requests_are_forwarded_as_http_1() {
     let route = "allow-empty-segments = true\nallow-path-parameters = true";
     let world = World::with(Setup { route, ..Setup::default() });
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.open(
         &[
             M,
@@ -219,7 +219,7 @@ fn heads_above_the_limits_are_rejected() {
     let long = "x".repeat(3000);
     let many = [("x", "y"); 30];
     for more in [&[("x", long.as_str())][..], &many] {
-        let mut client = Frames::client(&world);
+        let mut client = Http2Client::client(&world);
         let fields = [&[M, S, A, P][..], more].concat();
         let stream = client.open(&fields, END);
         let outcome = client.outcome(stream);
@@ -231,9 +231,9 @@ fn heads_above_the_limits_are_rejected() {
 #[test]
 fn an_endless_head_closes_the_connection() {
     let world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.open(&[M, S, A, P], END_STREAM);
-    let piece = crate::frames::block(&[("x", "y".repeat(1000).as_str())]);
+    let piece = crate::http2_client::block(&[("x", "y".repeat(1000).as_str())]);
     let mut sent = 0;
     // CONTINUATION, without END_HEADERS.
     while sent < 4 << 20 {
@@ -242,7 +242,7 @@ fn an_endless_head_closes_the_connection() {
         frame.extend_from_slice(&[9, 0]);
         frame.extend_from_slice(&stream.to_be_bytes());
         frame.extend_from_slice(&piece);
-        if client.wire.try_send(&frame).is_err() {
+        if client.conn.try_send(&frame).is_err() {
             break;
         }
         sent += frame.len();

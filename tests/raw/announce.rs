@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 
 use app_gateway::net::proxy_protocol::{Header, HeaderReader, HeaderSource, Tlv};
 
-use crate::frames::{Frames, Outcome};
-use crate::wire::Wire;
+use crate::http2_client::{Http2Client, Outcome};
+use crate::raw_conn::RawConn;
 use crate::world::{Setup, World};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Reads the PROXY header from the gateway's connection.
-fn header(upstream: &mut Wire) -> Header {
+fn header(upstream: &mut RawConn) -> Header {
     let mut reader = HeaderReader::new();
     loop {
         let byte = upstream.take(1);
@@ -25,7 +25,7 @@ fn header(upstream: &mut Wire) -> Header {
 }
 
 /// The gateway's next connection, without TLS, and its PROXY header.
-fn accept_with_header(world: &World) -> (Wire, Header) {
+fn accept_with_header(world: &World) -> (RawConn, Header) {
     let mut upstream = world.accept();
     let header = header(&mut upstream);
     (upstream, header)
@@ -38,7 +38,7 @@ fn addresses(header: &Header) -> (SocketAddr, SocketAddr) {
     }
 }
 
-fn exchange(client: &mut Wire, upstream: &mut Wire) {
+fn exchange(client: &mut RawConn, upstream: &mut RawConn) {
     client.send(GET);
     upstream.message(true);
     upstream.send(OK);
@@ -76,10 +76,10 @@ fn a_connection_names_its_client_and_serves_no_other() {
 
     // All streams of one HTTP/2 connection have the same client, so they share an upstream
     // connection.
-    let mut frames = Frames::client(&world);
+    let mut frames = Http2Client::client(&world);
     let stream = frames.get("/");
     let (mut third, header) = accept_with_header(&world);
-    assert_eq!(addresses(&header).0, frames.wire.local());
+    assert_eq!(addresses(&header).0, frames.conn.local());
     third.message(true);
     third.send(OK);
     assert_eq!(frames.outcome(stream), Outcome::Answer(200, b"ok".to_vec()));
@@ -98,14 +98,14 @@ fn the_header_comes_before_tls() {
     let world = World::with(Setup { upstream, tls: true, ..Setup::default() });
     let client = world.sent(GET);
     let mut tcp = None;
-    let deadline = std::time::Instant::now() + crate::wire::IO_TIMEOUT;
+    let deadline = std::time::Instant::now() + crate::raw_conn::IO_TIMEOUT;
     while tcp.is_none() {
         tcp = world.dialled();
         assert!(std::time::Instant::now() < deadline, "the gateway does not connect");
     }
     let tcp = tcp.unwrap();
     tcp.set_nonblocking(false).unwrap();
-    let mut upstream = Wire::plain(tcp);
+    let mut upstream = RawConn::plain(tcp);
     assert_eq!(addresses(&header(&mut upstream)).0, client.local());
     assert_eq!(upstream.take(2), [22, 3], "a TLS record");
     drop(client);
@@ -119,7 +119,7 @@ fn the_client_named_by_a_balancer_is_passed_on() {
         ..Setup::default()
     });
     let header = b"PROXY TCP6 2001:db8::7 2001:db8::9 4660 443\r\n";
-    let mut client = World::over_after(world.tcp(), header);
+    let mut client = World::tls_client_after(world.tcp(), header);
     client.send(GET);
     let (_upstream, header) = accept_with_header(&world);
     let said = ("[2001:db8::7]:4660".parse().unwrap(), "[2001:db8::9]:443".parse().unwrap());

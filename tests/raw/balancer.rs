@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use app_gateway::net::proxy_protocol::v2::{announce, announce_own};
 use app_gateway::net::proxy_protocol::{RelayedConn, Tlv};
 
-use crate::frames::{Frames, Outcome};
-use crate::wire::Wire;
+use crate::http2_client::{Http2Client, Outcome};
+use crate::raw_conn::RawConn;
 use crate::world::{Setup, World};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -51,12 +51,12 @@ fn connect_with(world: &World, header: impl AsRef<[u8]>) -> TcpStream {
 }
 
 /// Asserts that a request is answered and that its upstream receives the address of `client`.
-fn assert_forwarded(world: &World, mut wire: Wire, client: &str) {
-    wire.send(GET);
+fn assert_forwarded(world: &World, mut conn: RawConn, client: &str) {
+    conn.send(GET);
     let mut upstream = world.accept();
     assert_eq!(upstream.message(true).field("x-forwarded-for").as_deref(), Some(client));
     upstream.send(OK);
-    assert_eq!(wire.answered(200), "ok");
+    assert_eq!(conn.answered(200), "ok");
 }
 
 /// Asserts the same and that the log names `client`; returns the line of the log.
@@ -84,7 +84,7 @@ fn the_client_is_the_one_that_the_balancer_names() {
 
     // The header also names the client of HTTP/2 requests.
     let tcp = connect_with(&world, v2("203.0.113.5:6"));
-    let mut client = Frames::over(World::over(tcp, b"h2"));
+    let mut client = Http2Client::over(World::over(tcp, b"h2"));
     let stream = client.get("/");
     let mut upstream = world.accept();
     assert_eq!(upstream.message(true).field("x-forwarded-for").as_deref(), Some("203.0.113.5"));
@@ -108,7 +108,7 @@ fn a_header_in_pieces_is_parsed_and_no_byte_behind_it_is_lost() {
     }
     // Header and ClientHello in one segment.
     for header in [V1.as_bytes(), &v2] {
-        assert_forwarded(&world, World::over_after(world.tcp(), header), "192.0.2.7");
+        assert_forwarded(&world, World::tls_client_after(world.tcp(), header), "192.0.2.7");
     }
     world.ends_with(&["request GET 200"; 4]);
 }
@@ -131,24 +131,24 @@ fn malformed_headers_are_rejected() {
     ];
     let mut world = World::with(BALANCED);
     for (bytes, said) in table {
-        let mut wire = Wire::plain(world.tcp());
-        wire.send(bytes);
+        let mut conn = RawConn::plain(world.tcp());
+        conn.send(bytes);
         if said.is_empty() {
             // The connection ends in the middle of the header.
-            wire.finish();
+            conn.finish();
         }
-        wire.end();
-        assert!(wire.input.is_empty(), "not a byte is said: {:?}", wire.input);
-        let line = world.lines_of(wire.local(), 1).remove(0);
+        conn.end();
+        assert!(conn.input.is_empty(), "not a byte is said: {:?}", conn.input);
+        let line = world.lines_of(conn.local(), 1).remove(0);
         assert_eq!(line["reason"], "proxy_protocol_malformed", "{line}");
         assert_eq!((&line["event"], &line["status"]), (&"refused".into(), &0.into()));
         assert!(line["detail"].as_str().unwrap().contains(said), "{line}");
     }
     // A line of 200 bytes without an end.
-    let mut wire = Wire::plain(world.tcp());
-    wire.send(format!("PROXY UNKNOWN {}", "x".repeat(186)));
-    wire.end();
-    let line = world.lines_of(wire.local(), 1).remove(0);
+    let mut conn = RawConn::plain(world.tcp());
+    conn.send(format!("PROXY UNKNOWN {}", "x".repeat(186)));
+    conn.end();
+    let line = world.lines_of(conn.local(), 1).remove(0);
     assert!(line["detail"].as_str().unwrap().contains("107"), "{line}");
     let metrics = world.admin("/metrics").unwrap();
     assert!(metrics.contains("result=\"malformed\"} 10\n"), "{metrics}");
@@ -158,17 +158,17 @@ fn malformed_headers_are_rejected() {
 #[test]
 fn a_header_has_a_time_limit() {
     let mut world = World::with(Setup { timeouts: "handshake = \"1s\"", ..BALANCED });
-    let mut silent = Wire::plain(world.tcp());
-    let mut cut = Wire::plain(world.tcp());
+    let mut silent = RawConn::plain(world.tcp());
+    let mut cut = RawConn::plain(world.tcp());
     cut.send(&V1[..20]);
-    for wire in [&mut silent, &mut cut] {
-        wire.end();
-        assert!(wire.input.is_empty());
-        let line = world.lines_of(wire.local(), 1).remove(0);
+    for conn in [&mut silent, &mut cut] {
+        conn.end();
+        assert!(conn.input.is_empty());
+        let line = world.lines_of(conn.local(), 1).remove(0);
         assert_eq!(line["reason"], "proxy_protocol_timeout", "{line}");
     }
     // The handshake has only the time that the header left over.
-    let mut late = Wire::plain(connect_with(&world, V1));
+    let mut late = RawConn::plain(connect_with(&world, V1));
     late.end();
     let line = world.lines_of(CLIENT.parse().unwrap(), 1).remove(0);
     assert_eq!(line["reason"], "tls_handshake_timeout", "{line}");
@@ -179,12 +179,12 @@ fn a_header_has_a_time_limit() {
 fn headers_of_unlisted_peers_are_rejected() {
     let mut world = World::with(BALANCED);
     for header in [V1.as_bytes(), &v2(CLIENT), b""] {
-        let mut wire = Wire::plain(world.tcp_from(UNLISTED, None));
+        let mut conn = RawConn::plain(world.tcp_from(UNLISTED, None));
         // The gateway may close the connection before the header is sent.
-        let _ = wire.try_send(header);
-        wire.end();
-        assert!(wire.input.is_empty());
-        let line = world.lines_of(wire.local(), 1).remove(0);
+        let _ = conn.try_send(header);
+        conn.end();
+        assert!(conn.input.is_empty());
+        let line = world.lines_of(conn.local(), 1).remove(0);
         assert_eq!(line["reason"], "not_a_balancer", "{line}");
     }
     assert!(!world.log().contains("192.0.2.7"), "{}", world.log());
@@ -203,11 +203,11 @@ fn unlisted_peers_may_connect_directly_if_configured_but_their_headers_are_rejec
     for (header, reason) in
         [(V1.as_bytes(), "plain_http_on_tls_port"), (&v2(CLIENT), "tls_handshake_failed")]
     {
-        let mut wire = Wire::plain(world.tcp_from(UNLISTED, None));
-        wire.send(header);
-        wire.finish();
-        wire.end();
-        let line = world.lines_of(wire.local(), 1).remove(0);
+        let mut conn = RawConn::plain(world.tcp_from(UNLISTED, None));
+        conn.send(header);
+        conn.finish();
+        conn.end();
+        let line = world.lines_of(conn.local(), 1).remove(0);
         assert_eq!(line["reason"], reason, "{line}");
     }
     // A listed balancer must still send a header.
@@ -224,14 +224,14 @@ fn tcp_probes_of_a_balancer_are_counted_but_not_logged() {
     announce_own(&mut own);
     // A connection without a byte, and a connection with only a header of the balancer's own.
     drop(world.tcp());
-    let mut wire = Wire::plain(connect_with(&world, &own));
-    wire.finish();
-    wire.end();
+    let mut conn = RawConn::plain(connect_with(&world, &own));
+    conn.finish();
+    conn.end();
     // Version 1 has no LOCAL command, so a balancer names its own address.
-    let mut wire = Wire::plain(world.tcp());
-    let (own_port, port) = (wire.local().port(), wire.tcp().peer_addr().unwrap().port());
-    wire.send(format!("PROXY TCP4 127.0.0.1 127.0.0.1 {own_port} {port}\r\n"));
-    wire.reset();
+    let mut conn = RawConn::plain(world.tcp());
+    let (own_port, port) = (conn.local().port(), conn.tcp().peer_addr().unwrap().port());
+    conn.send(format!("PROXY TCP4 127.0.0.1 127.0.0.1 {own_port} {port}\r\n"));
+    conn.reset();
     world.wait("all to be counted", |world| {
         let metrics = world.admin("/metrics").unwrap();
         metrics.contains("result=\"probe\"} 1\n") && metrics.contains("result=\"local\"} 2\n")

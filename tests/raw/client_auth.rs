@@ -13,8 +13,8 @@ use rcgen::{
 use rustls::ClientConfig;
 use rustls_pki_types::PrivateKeyDer;
 
-use crate::frames::{END_HEADERS, END_STREAM, Frames};
-use crate::wire::{End, Wire, text};
+use crate::http2_client::{END_HEADERS, END_STREAM, Http2Client};
+use crate::raw_conn::{ConnEnd, RawConn, text};
 use crate::world::{Setup, World, trusting};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -59,7 +59,7 @@ fn require_client_ca(world: &World, ca_file: &str) {
 }
 
 /// Asserts that one request is answered.
-fn assert_served(world: &World, client: &mut Wire) {
+fn assert_served(world: &World, client: &mut RawConn) {
     client.send(GET);
     let mut upstream = world.accept();
     upstream.message(true);
@@ -73,7 +73,7 @@ fn a_reload_that_requires_client_certificates_closes_connections_without_one() {
     let mut world = World::plain();
     let (mut idle, mut halfway) = (world.client(), world.client());
     assert_served(&world, &mut idle);
-    let mut idle_h2 = Frames::client(&world);
+    let mut idle_h2 = Http2Client::client(&world);
     let stream = idle_h2.get("/");
     let mut upstream = world.accept();
     upstream.message(true);
@@ -86,7 +86,7 @@ fn a_reload_that_requires_client_certificates_closes_connections_without_one() {
     idle.is_silent();
     require_client_ca(&world, &ca_file("demanded", &[&authority]));
 
-    assert_eq!(idle.end(), End::Clean, "a kept connection");
+    assert_eq!(idle.end(), ConnEnd::Clean, "a kept connection");
     assert!(idle.input.is_empty());
     let goaway = 7;
     while idle_h2.next().0 != goaway {}
@@ -94,11 +94,11 @@ fn a_reload_that_requires_client_certificates_closes_connections_without_one() {
     upstream.send(OK);
     let answer = waiting.answer();
     assert_eq!((answer.status(), answer.field("connection").as_deref()), (200, Some("close")));
-    assert_eq!(waiting.end(), End::Clean);
+    assert_eq!(waiting.end(), ConnEnd::Clean);
     // A request that arrives after the reload is rejected.
     halfway.send("\r\n");
     halfway.refused(421, "handshake_outdated");
-    assert_eq!(halfway.end(), End::Clean);
+    assert_eq!(halfway.end(), ConnEnd::Clean);
     let line = world.lines_of(halfway.local(), 1).remove(0);
     assert_eq!((&line["path"], &line["flags"]), (&"/later".into(), &"AC".into()));
 
@@ -108,7 +108,7 @@ fn a_reload_that_requires_client_certificates_closes_connections_without_one() {
     let _ = without.handshake().and_then(|()| without.try_send(GET.as_bytes()));
     without.end();
     assert!(without.input.is_empty());
-    let mut with = World::over_with(world.tcp(), authority.client(b"http/1.1"));
+    let mut with = World::tls_client_with(world.tcp(), authority.client(b"http/1.1"));
     with.send(GET);
     upstream.message(true);
     upstream.send(OK);
@@ -122,7 +122,7 @@ fn adding_a_ca_closes_no_connection_and_removing_one_does() {
     let (other, off) = (ca_file("other", &[&second]), "\n");
     let world = World::plain();
     require_client_ca(&world, &one);
-    let mut client = World::over_with(world.tcp(), first.client(b"http/1.1"));
+    let mut client = World::tls_client_with(world.tcp(), first.client(b"http/1.1"));
     assert_served(&world, &mut client);
     let key = |ca_file: &str| format!("client-ca = \"{ca_file}\"\n");
     world.rewrite(&key(&one), &key(&both));
@@ -131,8 +131,8 @@ fn adding_a_ca_closes_no_connection_and_removing_one_does() {
     world.rewrite(&key(&both), off);
     assert_served(&world, &mut client);
     world.rewrite(&format!("{off}{NEXT}"), &format!("{off}{}{NEXT}", key(&other)));
-    assert_eq!(client.end(), End::Clean);
-    let mut client = World::over_with(world.tcp(), second.client(b"http/1.1"));
+    assert_eq!(client.end(), ConnEnd::Clean);
+    let mut client = World::tls_client_with(world.tcp(), second.client(b"http/1.1"));
     assert_served(&world, &mut client);
 }
 
@@ -147,11 +147,11 @@ fn websockets_without_a_certificate_get_a_close_frame() {
     let listener = format!("client-certificate = \"optional\"\nclient-ca = \"{ca_file}\"");
     let mut world = World::with(Setup { listener: listener.leak(), ..Setup::default() });
     let mut open = Vec::new();
-    for wire in [
+    for conn in [
         World::over(world.tcp(), b"http/1.1"),
-        World::over_with(world.tcp(), authority.client(b"http/1.1")),
+        World::tls_client_with(world.tcp(), authority.client(b"http/1.1")),
     ] {
-        let mut client = wire;
+        let mut client = conn;
         client.send(UPGRADE);
         let mut upstream = world.accept();
         upstream.message(true);
@@ -166,7 +166,7 @@ fn websockets_without_a_certificate_get_a_close_frame() {
     upstream.take(2 + 4 + 20);
     client.send(b"\x88\x82\0\0\0\0\x03\xe9");
     upstream.send(b"\x88\x02\x03\xe9");
-    assert_eq!((client.end(), upstream.end()), (End::Clean, End::Clean));
+    assert_eq!((client.end(), upstream.end()), (ConnEnd::Clean, ConnEnd::Clean));
     let line = world.lines_of(client.local(), 1).remove(0);
     assert_eq!((&line["end"], &line["close_code"]), (&"policy".into(), &1001.into()));
     let (mut client, mut upstream) = open.remove(0);
@@ -186,7 +186,7 @@ fn websockets_over_http2_without_a_certificate_are_closed_with_their_connection(
     ];
     let authority = Authority::new("clients");
     let mut world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.open(CONNECT, END_HEADERS);
     let mut upstream = world.accept();
     let key = upstream.message(true).field("sec-websocket-key").unwrap();
@@ -197,7 +197,7 @@ fn websockets_over_http2_without_a_certificate_are_closed_with_their_connection(
          Sec-WebSocket-Accept: {accept}\r\n\r\n\x01\x02hi"
     ));
     let (data, goaway) = (0, 7);
-    let said = |client: &mut Frames, goes: &mut bool| loop {
+    let said = |client: &mut Http2Client, goes: &mut bool| loop {
         let (kind, _, on, payload) = client.next();
         *goes |= kind == goaway;
         if kind == data && on == stream && !payload.is_empty() {
@@ -213,7 +213,7 @@ fn websockets_over_http2_without_a_certificate_are_closed_with_their_connection(
     upstream.take(2 + 4 + 20);
     client.data(stream, b"\x88\x82\0\0\0\0\x03\xe9", END_STREAM);
     upstream.send(b"\x88\x02\x03\xe9");
-    assert_eq!(upstream.end(), End::Clean);
+    assert_eq!(upstream.end(), ConnEnd::Clean);
     let log = world.log();
     world.wait("the line", |world| world.log().contains("\"end\":\"policy\""));
     assert!(!log.contains("421"));

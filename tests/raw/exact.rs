@@ -1,6 +1,6 @@
 //! Forwarded messages compared as complete text: no field or byte is changed, lost or reordered.
 
-use crate::wire::{Message, Wire, text};
+use crate::raw_conn::{Message, RawConn, text};
 use crate::world::{Setup, World};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -337,7 +337,7 @@ fn a_megabyte_in_chunks_arrives_unchanged() {
 }
 
 /// Sends a request, answers it with `answer`, and returns the message that the client received.
-fn relayed(world: &World, answer: &[u8]) -> (Message, Wire) {
+fn relayed(world: &World, answer: &[u8]) -> (Message, RawConn) {
     let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut upstream = world.accept();
     upstream.message(false);

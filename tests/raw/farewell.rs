@@ -1,7 +1,7 @@
 //! WebSockets that the gateway closes: it sends a Close frame in each direction, between two frames
 //! of the peers and never inside one.
 
-use crate::wire::{End, Wire};
+use crate::raw_conn::{ConnEnd, RawConn};
 use crate::world::{Setup, World};
 
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -16,7 +16,7 @@ const CLIENT_CLOSE: &[u8] = b"\x88\x82\0\0\0\0\x03\xf0";
 /// The server's answer to the Close frame.
 const SERVER_CLOSE: &[u8] = b"\x88\x02\x03\xf0";
 
-fn opened(world: &World) -> (Wire, Wire) {
+fn opened(world: &World) -> (RawConn, RawConn) {
     let mut client = world.sent(UPGRADE);
     let mut upstream = world.accept();
     upstream.message(true);
@@ -26,7 +26,7 @@ fn opened(world: &World) -> (Wire, Wire) {
 }
 
 /// Reads a masked Close frame and returns its payload.
-fn close_of_client(upstream: &mut Wire) -> Vec<u8> {
+fn close_of_client(upstream: &mut RawConn) -> Vec<u8> {
     let head = upstream.take(6);
     assert_eq!(head[0], 0x88, "{head:x?}");
     assert_eq!(head[1] & 0x80, 0x80, "what goes to a server is masked");
@@ -67,7 +67,11 @@ fn a_frame_in_progress_is_completed_before_the_close_frame() {
         assert_eq!(client.take(POLICY_CLOSE.len()), POLICY_CLOSE, "cut at {cut}");
         client.send(CLIENT_CLOSE);
         upstream.send(SERVER_CLOSE);
-        assert_eq!((client.end(), upstream.end()), (End::Clean, End::Clean), "cut at {cut}");
+        assert_eq!(
+            (client.end(), upstream.end()),
+            (ConnEnd::Clean, ConnEnd::Clean),
+            "cut at {cut}"
+        );
         assert!(client.input.is_empty() && upstream.input.is_empty(), "cut at {cut}");
     }
     for (_, (client, _)) in &open {
@@ -83,7 +87,7 @@ fn an_unfinished_frame_delays_the_close_only_briefly() {
     upstream.send(b"\x82\x7f\0\0\0\0\0\0\x01\0half");
     client.take(14);
     world.deny();
-    assert_ne!(client.end(), End::Clean, "a frame was cut, and nothing says otherwise");
+    assert_ne!(client.end(), ConnEnd::Clean, "a frame was cut, and nothing says otherwise");
     assert!(client.input.is_empty(), "no Close inside of a frame");
     close_of_client(&mut upstream);
     upstream.end();
@@ -125,7 +129,7 @@ fn frames_sent_with_the_handshake_are_tracked() {
     assert_eq!(client.take(POLICY_CLOSE.len()), POLICY_CLOSE);
     client.send(CLIENT_CLOSE);
     upstream.send(SERVER_CLOSE);
-    assert_eq!((client.end(), upstream.end()), (End::Clean, End::Clean));
+    assert_eq!((client.end(), upstream.end()), (ConnEnd::Clean, ConnEnd::Clean));
     world.ends_with(&["tunnel GET 101 policy"]);
 }
 
@@ -138,6 +142,6 @@ fn an_idle_websocket_is_closed_with_a_close_frame_to_both_peers() {
     assert_eq!(close_of_client(&mut upstream), b"\x03\xe9tunnel_idle");
     client.send(CLIENT_CLOSE);
     upstream.send(SERVER_CLOSE);
-    assert_eq!((client.end(), upstream.end()), (End::Clean, End::Clean));
+    assert_eq!((client.end(), upstream.end()), (ConnEnd::Clean, ConnEnd::Clean));
     world.ends_with(&["tunnel GET 101 tunnel_idle"]);
 }

@@ -7,7 +7,7 @@ use crate::world::{Setup, World};
 fn a_full_standard_error_does_not_block_requests() {
     let mut world = World::with(Setup { full_stderr: true, ..Setup::default() });
     // Each failed connection adds a line to the log.
-    world.leave_stage();
+    world.close_upstream_port();
     for _ in 0..20 {
         let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         let status = client.answer().status();

@@ -1,8 +1,8 @@
 //! Malformed answers of upstreams. The client gets a 502, or an answer that is visibly incomplete
 //! and cannot be misread; the upstream connection is not reused.
 
-use crate::frames::{Frames, Outcome};
-use crate::wire::{End, Wire, find, text};
+use crate::http2_client::{Http2Client, Outcome};
+use crate::raw_conn::{ConnEnd, RawConn, find, text};
 use crate::world::{Setup, World};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -68,7 +68,7 @@ fn assert_next_on_new_connection(world: &World) {
 }
 
 /// Sends a request and has the upstream answer it; returns both connections.
-fn answered_with(world: &World, request: &str, answer: &[u8]) -> (Wire, Wire) {
+fn answered_with(world: &World, request: &str, answer: &[u8]) -> (RawConn, RawConn) {
     let client = world.sent(request);
     let mut upstream = world.accept();
     upstream.message(false);
@@ -115,7 +115,7 @@ fn malformed_heads_are_answered_502() {
 #[test]
 fn malformed_heads_are_answered_502_over_http_2() {
     let world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     for answer in BAD_ANSWERS {
         let stream = client.get("/");
         let mut upstream = world.accept();
@@ -179,7 +179,7 @@ fn broken_bodies_never_look_complete() {
         let status = if head.starts_with(b"HTTP/1.1 502 ") { 502 } else { 200 };
         if status == 200 {
             let end = client.end();
-            assert_eq!(end, End::Cut, "{}: a clean end looks like a whole answer", text(rest));
+            assert_eq!(end, ConnEnd::Cut, "{}: a clean end looks like a whole answer", text(rest));
             let got = [head, std::mem::take(&mut client.input)].concat();
             assert!(!is_complete(&got), "{}\ngave\n{}", text(rest), text(&got));
         } else {
@@ -197,7 +197,7 @@ fn broken_bodies_never_look_complete() {
 #[test]
 fn broken_bodies_never_look_complete_over_http_2() {
     let world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let mut lines = Vec::new();
     for (rest, closes) in BROKEN_BODIES {
         let stream = client.get("/");
@@ -233,7 +233,7 @@ fn an_answer_cut_by_a_reset_never_looks_complete() {
             answered_with(&world, GET, format!("HTTP/1.1 200 OK\r\n{body}").as_bytes());
         client.until("start of the body", |input| find(input, b"abc"));
         upstream.reset();
-        assert_eq!(client.end(), End::Cut, "{body}");
+        assert_eq!(client.end(), ConnEnd::Cut, "{body}");
         assert!(!is_complete(&client.input));
     }
     world.ends_with(&["request GET 200 upstream_cut"; 3]);
@@ -262,7 +262,7 @@ fn an_answer_over_tls_ends_only_with_close_notify() {
     let (mut client, upstream) = answered_with(&world, GET, b"HTTP/1.1 200 OK\r\n\r\nabc");
     client.until("start of the body", |input| find(input, b"abc"));
     upstream.cut();
-    assert_eq!(client.end(), End::Cut);
+    assert_eq!(client.end(), ConnEnd::Cut);
     assert!(!is_complete(&client.input));
     world.ends_with(&["request GET 200", "request GET 200 upstream_cut"]);
 }
@@ -286,7 +286,7 @@ fn a_connection_closed_before_an_answer_gives_502() {
 fn an_endless_head_is_ended_by_the_first_byte_timeout() {
     let world = World::with(Setup { upstream: "first-byte-timeout = \"1s\"", ..Setup::default() });
     let (mut client, mut upstream) = answered_with(&world, GET, b"HTTP/1.1 200 OK\r\nX: ");
-    let deadline = std::time::Instant::now() + crate::wire::IO_TIMEOUT;
+    let deadline = std::time::Instant::now() + crate::raw_conn::IO_TIMEOUT;
     // Single bytes must not restart the timer.
     while !client.fill(std::time::Instant::now() + std::time::Duration::from_millis(100)) {
         assert!(std::time::Instant::now() < deadline, "the gateway waits for ever");

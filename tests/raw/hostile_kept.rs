@@ -1,14 +1,14 @@
 //! Reuse of upstream connections: no byte of one exchange reaches the client of the next, and no
 //! request is repeated that must not be.
 
-use crate::wire::{Wire, find};
+use crate::raw_conn::{RawConn, find};
 use crate::world::{Setup, World};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const EVIL: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
 
 /// Makes one exchange and returns the upstream's end of the connection, which the gateway has kept.
-fn kept(world: &World) -> Wire {
+fn kept(world: &World) -> RawConn {
     let mut client = world.sent("GET /first HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut upstream = world.accept();
     upstream.message(false);
@@ -141,7 +141,7 @@ fn a_connection_closed_while_idle_is_not_reused() {
 
 /// Sends `request` on a kept connection, which the upstream closes after reading it; returns the
 /// client.
-fn closed_on(world: &World, request: &str) -> Wire {
+fn closed_on(world: &World, request: &str) -> RawConn {
     let mut upstream = kept(world);
     let client = world.sent(request);
     upstream.message(false);

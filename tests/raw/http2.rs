@@ -3,14 +3,14 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::frames::{END_HEADERS, END_STREAM, Frames, Outcome};
-use crate::wire::{IO_TIMEOUT, Wire, find, text};
+use crate::http2_client::{END_HEADERS, END_STREAM, Http2Client, Outcome};
+use crate::raw_conn::{IO_TIMEOUT, RawConn, find, text};
 use crate::world::{Setup, World};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Begins a large answer on a stream and returns the upstream's end with the stream's number.
-fn large_answer(world: &World, client: &mut Frames, path: &str) -> (Wire, u32) {
+fn large_answer(world: &World, client: &mut Http2Client, path: &str) -> (RawConn, u32) {
     let stream = client.get(path);
     let mut upstream = world.accept();
     upstream.message(true);
@@ -19,7 +19,7 @@ fn large_answer(world: &World, client: &mut Frames, path: &str) -> (Wire, u32) {
 }
 
 /// Sends until the gateway closes the connection.
-fn pour(upstream: &mut Wire) {
+fn pour(upstream: &mut RawConn) {
     let start = Instant::now();
     let piece = vec![b'x'; 64 * 1024];
     while upstream.try_send(&piece).is_ok() {
@@ -31,7 +31,7 @@ fn pour(upstream: &mut Wire) {
 fn a_stream_whose_window_stays_full_is_reset_alone() {
     for timeouts in ["body-idle = \"1s\"", "body-idle = \"1s\"\nmin-rate = 0"] {
         let world = World::with(Setup { timeouts, ..Setup::default() });
-        let mut client = Frames::client(&world);
+        let mut client = Http2Client::client(&world);
         let (mut upstream, full) = large_answer(&world, &mut client, "/full");
         let start = Instant::now();
         let pouring = thread::spawn(move || pour(&mut upstream));
@@ -55,7 +55,7 @@ fn a_stream_whose_window_stays_full_is_reset_alone() {
 fn a_stream_read_below_the_minimum_rate_is_reset() {
     let timeouts = "body-idle = \"3s\"\nmin-rate = 100000";
     let world = World::with(Setup { timeouts, ..Setup::default() });
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let (mut upstream, stream) = large_answer(&world, &mut client, "/");
     let pouring = thread::spawn(move || pour(&mut upstream));
     client.window_update(0, 1 << 20);
@@ -74,7 +74,7 @@ fn a_stream_read_below_the_minimum_rate_is_reset() {
 #[test]
 fn a_connection_that_is_not_read_is_closed_with_its_streams() {
     let world = World::with(Setup { timeouts: "body-idle = \"2s\"", ..Setup::default() });
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     client.window_update(0, 1 << 30);
     let (mut upstream, stream) = large_answer(&world, &mut client, "/");
     client.window_update(stream, 1 << 30);
@@ -82,7 +82,7 @@ fn a_connection_that_is_not_read_is_closed_with_its_streams() {
     // Stream and connection are closed at the same time.
     let cut = Instant::now();
     let mut world = world;
-    let lines = world.lines_of(client.wire.local(), 1);
+    let lines = world.lines_of(client.conn.local(), 1);
     assert_eq!(lines[0]["reason"], "client_too_slow", "{lines:?}");
     world.wait("the connection to be closed", |world| {
         let metrics = world.admin("/metrics").unwrap();
@@ -99,7 +99,7 @@ fn a_connection_that_is_not_read_is_closed_with_its_streams() {
 fn a_stalled_body_is_answered_408() {
     let timeouts = "body-idle = \"1s\"\nmin-rate = 0";
     let world = World::with(Setup { timeouts, ..Setup::default() });
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.post(&[]);
     client.data(stream, b"abc", 0);
     let mut upstream = world.accept();
@@ -115,7 +115,7 @@ fn an_expectation_is_not_forwarded() {
     // client holds back. A client that waits sends its body after a while anyway (RFC 9110 section
     // 10.1.1).
     let world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.post(&[("expect", "100-continue"), ("content-length", "5")]);
     let mut upstream = world.accept();
     assert!(!text(&upstream.head()).contains("xpect"));
@@ -131,7 +131,7 @@ fn an_expectation_is_not_forwarded() {
 #[test]
 fn an_early_answer_ends_the_upstream_connection() {
     let world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.post(&[]);
     client.data(stream, b"abc", 0);
     let mut upstream = world.accept();
@@ -164,7 +164,7 @@ const CONNECT: &[(&str, &str)] = &[
 #[test]
 fn a_websocket_by_connect_is_forwarded_as_an_upgrade() {
     let world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.open(CONNECT, END_HEADERS);
     client.data(stream, b"early", 0);
     let mut upstream = world.accept();
@@ -190,7 +190,7 @@ fn a_websocket_by_connect_is_forwarded_as_an_upgrade() {
 #[test]
 fn a_101_that_does_not_match_the_handshake_is_rejected() {
     let world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     for fields in [
         // The answer to another key, from a server that has not read the request.
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n",

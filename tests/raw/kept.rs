@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::wire::Wire;
+use crate::raw_conn::RawConn;
 use crate::world::World;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -12,7 +12,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
 
 /// Makes a GET over a new upstream connection and returns the upstream's end.
-fn first(world: &World) -> Wire {
+fn first(world: &World) -> RawConn {
     let mut client = world.sent(GET);
     let mut upstream = world.accept();
     upstream.message(true);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::wire::Wire;
+use crate::raw_conn::RawConn;
 use crate::world::{Setup, World};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -16,12 +16,12 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\
 
 /// Whether this client is served. Otherwise it was answered 503 with `reason`, or its connection
 /// was closed.
-fn is_served(world: &World, client: &mut Wire, reason: &str) -> bool {
+fn is_served(world: &World, client: &mut RawConn, reason: &str) -> bool {
     if client.handshake().is_err() || client.try_send(GET.as_bytes()).is_err() {
         return false;
     }
     // The gateway connects to the upstream, answers or closes.
-    let deadline = std::time::Instant::now() + crate::wire::IO_TIMEOUT;
+    let deadline = std::time::Instant::now() + crate::raw_conn::IO_TIMEOUT;
     while std::time::Instant::now() < deadline {
         if let Some(mut upstream) = world.try_accept() {
             upstream.message(true);
@@ -49,7 +49,7 @@ fn recovers(world: &mut World) {
     });
 }
 
-fn from(world: &World, last: u8) -> Wire {
+fn from(world: &World, last: u8) -> RawConn {
     World::over(world.tcp_from(Ipv4Addr::new(127, 0, 0, last), None), b"http/1.1")
 }
 
@@ -57,7 +57,7 @@ fn from(world: &World, last: u8) -> Wire {
 fn connections_per_client_are_limited() {
     let mut world = World::with(Setup { limits: "connections-per-client = 3", ..Setup::default() });
     let reason = "too_many_connections_from_client";
-    let mut clients: Vec<Wire> = (0..3).map(|_| from(&world, 5)).collect();
+    let mut clients: Vec<RawConn> = (0..3).map(|_| from(&world, 5)).collect();
     for client in &mut clients {
         assert!(is_served(&world, client, reason));
     }
@@ -95,7 +95,7 @@ fn clients_are_rejected_at_once_without_free_descriptors() {
     let mut first = world.client();
     assert!(is_served(&world, &mut first, ""));
     // More connections than descriptors, all kept open.
-    let mut crowd: Vec<Wire> = (0..100).map(|_| World::over(world.tcp(), b"http/1.1")).collect();
+    let mut crowd: Vec<RawConn> = (0..100).map(|_| World::over(world.tcp(), b"http/1.1")).collect();
     let served = crowd.iter_mut().filter_map(|client| client.handshake().ok()).count();
     assert!((10..64).contains(&served), "{served} of 100 were admitted");
     // Rejected clients are closed at once, so each handshake above has succeeded or failed. While
@@ -114,7 +114,7 @@ fn clients_are_rejected_at_once_without_free_descriptors() {
 #[test]
 fn a_reserve_descriptor_taken_by_another_file_is_regained() {
     let mut world = World::with(Setup { descriptors: Some(64), ..Setup::default() });
-    let mut crowd: Vec<Wire> = (0..200).map(|_| World::over(world.tcp(), b"http/1.1")).collect();
+    let mut crowd: Vec<RawConn> = (0..200).map(|_| World::over(world.tcp(), b"http/1.1")).collect();
     let gone = AtomicBool::new(false);
     let served = thread::scope(|scope| {
         scope.spawn(|| {

@@ -2,14 +2,14 @@
 
 use std::net::TcpStream;
 
-use crate::wire::Wire;
+use crate::raw_conn::RawConn;
 use crate::world::{Setup, World};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Sends a request from each of `clients`, and waits until `waiting` of them are in the queue.
-fn crowded(upstream: &'static str, clients: usize, waiting: usize) -> (World, Vec<Wire>) {
+fn crowded(upstream: &'static str, clients: usize, waiting: usize) -> (World, Vec<RawConn>) {
     let mut world = World::with(Setup { upstream, tls: true, ..Setup::default() });
     let clients = (0..clients).map(|_| world.sent(GET)).collect();
     let line = format!("upstream_connect_waits_total{{upstream=\"stage\"}} {waiting}\n");

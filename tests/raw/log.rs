@@ -2,8 +2,8 @@
 //!
 //! Nearly every other test also checks the number of lines at its end.
 
-use crate::frames::{Frames, Outcome};
-use crate::wire::Wire;
+use crate::http2_client::{Http2Client, Outcome};
+use crate::raw_conn::RawConn;
 use crate::world::World;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -111,7 +111,7 @@ fn each_request_or_rejected_connection_has_exactly_one_line() {
     }
     drop(client);
     // Two streams of one connection, of which one is cancelled.
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let (one, two) = (client.get("/1"), client.get("/2"));
     let (mut first, mut second) = (world.accept(), world.accept());
     first.message(true);
@@ -125,15 +125,15 @@ fn each_request_or_rejected_connection_has_exactly_one_line() {
     client.finish();
     client.end();
     // Plain HTTP, and bytes that are neither HTTP nor TLS.
-    let mut plain = Wire::plain(world.tcp());
+    let mut plain = RawConn::plain(world.tcp());
     plain.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     plain.refused(400, "plain_http_on_tls_port");
-    let mut noise = Wire::plain(world.tcp());
+    let mut noise = RawConn::plain(world.tcp());
     noise.send(b"\x00\x01\x02\x03\x04\x05\x06\x07");
     noise.end();
     // Connections without a request.
     drop(world.client());
-    drop(Frames::client(&world));
+    drop(Http2Client::client(&world));
     world.ends_with(&[
         "request GET 200",
         "request GET 400 ambiguous_path",

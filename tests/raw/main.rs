@@ -5,7 +5,7 @@
 //! addresses of its own, performs one action, and ends by naming every line that the access log
 //! must contain.
 //!
-//! Tests wait for conditions, bounded by [`wire::IO_TIMEOUT`]. A sleep models a slow peer.
+//! Tests wait for conditions, bounded by [`raw_conn::IO_TIMEOUT`]. A sleep models a slow peer.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,8 +17,8 @@
 #[path = "../common/address.rs"]
 mod address;
 mod farewell;
-mod frames;
-mod wire;
+mod http2_client;
+mod raw_conn;
 mod world;
 
 mod aborts;

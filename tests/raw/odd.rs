@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::frames::{END_HEADERS, Frames, Outcome};
-use crate::wire::{End, find, text};
+use crate::http2_client::{END_HEADERS, Http2Client, Outcome};
+use crate::raw_conn::{ConnEnd, find, text};
 use crate::world::{Setup, World};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -19,7 +19,7 @@ fn padded_chunk_sizes_are_accepted_in_answers_only() {
     upstream.message(true);
     upstream.send(answer);
     assert_eq!(client.answered(200), "hello");
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.get("/");
     upstream.message(true);
     upstream.send(answer);
@@ -84,12 +84,12 @@ fn the_log_states_the_fault_of_a_bad_answer() {
         for over_h2 in [false, true] {
             let (local, reply);
             if over_h2 {
-                let mut client = Frames::client(&world);
+                let mut client = Http2Client::client(&world);
                 let stream = client.get("/");
                 let mut upstream = world.accept();
                 upstream.message(true);
                 upstream.send(answer);
-                local = client.wire.local();
+                local = client.conn.local();
                 reply = match client.outcome(stream) {
                     Outcome::Answer(502, body) => text(&body),
                     other => panic!("{answer}: {other:?}"),
@@ -173,7 +173,7 @@ fn a_request_line_without_a_version_is_answered_at_once() {
         let start = Instant::now();
         let mut client = world.sent(line);
         client.refused(status, reason);
-        assert_eq!(client.end(), End::Clean);
+        assert_eq!(client.end(), ConnEnd::Clean);
         assert!(start.elapsed() < Duration::from_secs(4), "{line:?}");
     }
     world.ends_with(&[
@@ -198,7 +198,7 @@ fn methods_have_at_most_32_letters() {
 #[test]
 fn a_websocket_key_from_http_2_is_not_forwarded() {
     let world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     client.open(
         &[
             (":method", "CONNECT"),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::wire::{End, text};
+use crate::raw_conn::{ConnEnd, text};
 use crate::world::World;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -27,7 +27,7 @@ fn requests_in_one_write_are_answered_in_order() {
         upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{n}"));
         assert_eq!(client.answered(200), n.to_string());
     }
-    assert_eq!(client.end(), End::Clean);
+    assert_eq!(client.end(), ConnEnd::Clean);
     upstream.is_silent();
     world.ends_with(&["request GET 200", "request POST 200", "request GET 200"]);
 }
@@ -109,7 +109,7 @@ fn a_final_answer_instead_of_100_closes_both_connections() {
     // The body may or may not still follow, so neither connection can be reused.
     upstream.end();
     assert_eq!(text(&upstream.input), "");
-    assert_eq!(client.end(), End::Clean);
+    assert_eq!(client.end(), ConnEnd::Clean);
     world.ends_with(&["request POST 401"]);
 }
 
@@ -166,7 +166,7 @@ fn http_1_0_is_forwarded_as_http_1_1_and_answered_without_chunks() {
         answer.golden(),
         "HTTP/1.1 200 OK\nX-Request-Id: ID\nDate: DATE\nConnection: close\n\n"
     );
-    assert_eq!((text(&answer.body).as_str(), client.ended), ("abc", Some(End::Clean)));
+    assert_eq!((text(&answer.body).as_str(), client.ended), ("abc", Some(ConnEnd::Clean)));
     world.ends_with(&["request GET 200"]);
 }
 
@@ -177,7 +177,7 @@ fn a_broken_answer_to_http_1_0_has_no_clean_end() {
     let mut upstream = world.accept();
     upstream.message(true);
     upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n").finish();
-    assert_eq!(client.end(), End::Cut);
+    assert_eq!(client.end(), ConnEnd::Cut);
     world.ends_with(&["request GET 200 upstream_cut"]);
 }
 

@@ -3,8 +3,8 @@
 use std::io::Write as _;
 use std::net::TcpStream;
 
-use crate::frames::{Frames, Outcome};
-use crate::wire::Message;
+use crate::http2_client::{Http2Client, Outcome};
+use crate::raw_conn::Message;
 use crate::world::{Setup, World};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
@@ -39,7 +39,7 @@ fn over_http_1_and_2(world: &World, tcp: impl Fn() -> TcpStream) -> [Message; 2]
     upstream.send(OK);
     assert_eq!(client.answered(200), "ok");
 
-    let mut client = Frames::over(World::over(tcp(), b"h2"));
+    let mut client = Http2Client::over(World::over(tcp(), b"h2"));
     let pseudo = [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")];
     let stream = client.open(&[&pseudo[..], &FIELDS].concat(), END);
     let mut upstream = world.accept();
@@ -134,12 +134,12 @@ fn a_proxy_that_a_balancer_names_may_be_trusted() {
         let mut tcp = world.tcp();
         let peer = tcp.local_addr().unwrap().to_string();
         write!(tcp, "PROXY TCP4 {proxy} 198.51.100.9 5 443\r\n").unwrap();
-        let mut wire = World::over(tcp, b"http/1.1");
-        wire.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n");
+        let mut conn = World::over(tcp, b"http/1.1");
+        conn.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n");
         let mut upstream = world.accept();
         assert_eq!(upstream.message(true).field("x-forwarded-for").as_deref(), Some(hops));
         upstream.send(OK);
-        assert_eq!(wire.answered(200), "ok");
+        assert_eq!(conn.answered(200), "ok");
         let line = world.line_of(client);
         assert_eq!((&line["peer"], &line["proxy_protocol"]), (&peer.into(), &"proxied".into()));
     }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::address::{free_port, unique_address};
-use crate::frames::{END_HEADERS, Frames, Outcome};
-use crate::wire::{Wire, text};
+use crate::http2_client::{END_HEADERS, Http2Client, Outcome};
+use crate::raw_conn::{RawConn, text};
 use crate::world::{Setup, World};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -15,28 +15,28 @@ const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpg
      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// An HTTP/1 client from 127.0.0.`from` that has sent a request for `path` to the listener `at`.
-fn client_with_request(from: u8, at: SocketAddr, path: &str) -> Wire {
+fn client_with_request(from: u8, at: SocketAddr, path: &str) -> RawConn {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, from), 0).into()).unwrap();
     socket.connect(&at.into()).unwrap();
-    let mut wire = World::over(socket.into(), b"http/1.1");
-    wire.handshake().unwrap();
-    wire.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
-    wire
+    let mut conn = World::over(socket.into(), b"http/1.1");
+    conn.handshake().unwrap();
+    conn.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    conn
 }
 
-fn h2(world: &World, from: u8) -> Frames {
-    Frames::over(World::over(world.tcp_from(Ipv4Addr::new(127, 0, 0, from), None), b"h2"))
+fn h2(world: &World, from: u8) -> Http2Client {
+    Http2Client::over(World::over(world.tcp_from(Ipv4Addr::new(127, 0, 0, from), None), b"h2"))
 }
 
 /// Accepts an upstream connection and reads the request on it.
-fn accepted(world: &World) -> Wire {
+fn accepted(world: &World) -> RawConn {
     let mut upstream = world.accept();
     upstream.message(true);
     upstream
 }
 
-fn assert_limited(client: &mut Wire, status: u16, reason: &str) {
+fn assert_limited(client: &mut RawConn, status: u16, reason: &str) {
     let answer = client.answer();
     let said = answer.field("gateway-reason").unwrap_or_default();
     assert_eq!((answer.status(), &*said), (status, reason), "{}", text(&answer.head));
@@ -90,7 +90,7 @@ fn requests_per_client_are_limited_across_protocols_and_listeners() {
 }
 
 /// The outcome of a stream. Its request is answered if it reaches the upstream.
-fn next(world: &World, client: &mut Frames, stream: u32) -> Outcome {
+fn next(world: &World, client: &mut Http2Client, stream: u32) -> Outcome {
     let deadline = Instant::now() + Duration::from_millis(300);
     while Instant::now() < deadline {
         if let Some(mut upstream) = world.try_accept() {
@@ -105,7 +105,7 @@ fn next(world: &World, client: &mut Frames, stream: u32) -> Outcome {
 #[test]
 fn requests_of_a_profile_are_limited() {
     let world = World::with(Setup { limits: "requests = 2", ..Setup::default() });
-    let mut clients: Vec<Wire> =
+    let mut clients: Vec<RawConn> =
         (1..=2).map(|from| client_with_request(from, world.listen(), "/held")).collect();
     let mut held = [accepted(&world), accepted(&world)];
     assert_limited(&mut client_with_request(3, world.listen(), "/third"), 503, "too_many_requests");
@@ -173,7 +173,7 @@ fn a_client_at_its_limits_does_not_slow_other_clients() {
     let upstream = "max-connections = 60\nmax-connecting = 64";
     let world = World::with(Setup { limits, upstream, ..Setup::default() });
     // Hanging requests and WebSockets over a few HTTP/2 connections, repeatedly.
-    let mut attackers: Vec<Frames> = (0..4).map(|_| h2(&world, 66)).collect();
+    let mut attackers: Vec<Http2Client> = (0..4).map(|_| h2(&world, 66)).collect();
     let mut held = Vec::new();
     let (mut slowest, mut served) = (Duration::ZERO, 0);
     for round in 0..40 {
@@ -214,7 +214,7 @@ fn a_client_at_its_limits_does_not_slow_other_clients() {
 }
 
 /// Accepts an upstream connection and reads the head of the request on it.
-fn accepted_head(world: &World) -> (Wire, String) {
+fn accepted_head(world: &World) -> (RawConn, String) {
     let mut upstream = world.accept();
     let head = text(&upstream.head());
     (upstream, head)

@@ -1,8 +1,8 @@
 //! Streams and connections that the HTTP/2 library rejects by itself: each has a log line, a reason
 //! and a count, and other streams continue.
 
-use crate::frames::{END, END_HEADERS, END_STREAM, Frames, Outcome};
-use crate::wire::find;
+use crate::http2_client::{END, END_HEADERS, END_STREAM, Http2Client, Outcome};
+use crate::raw_conn::find;
 use crate::world::{Setup, World};
 
 const GET: &[(&str, &str)] =
@@ -20,7 +20,7 @@ fn rejections(world: &World, reason: &str) -> u64 {
 #[test]
 fn a_connect_with_a_body_does_not_disturb_other_streams() {
     let world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let slow = client.get("/slow");
     let mut upstream = world.accept();
     upstream.message(true);
@@ -50,13 +50,13 @@ fn a_connect_with_a_body_does_not_disturb_other_streams() {
 #[test]
 fn a_malformed_stream_is_logged_and_counted() {
     let mut world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let slow = client.get("/slow");
     let mut upstream = world.accept();
     upstream.message(true);
     let bad = client.open(&[GET, &[("connection", "close")]].concat(), END);
     assert_eq!(client.outcome(bad), Outcome::Reset(1));
-    let lines = world.lines_of(client.wire.local(), 1);
+    let lines = world.lines_of(client.conn.local(), 1);
     assert_eq!(lines[0]["reason"], "http2_protocol_error");
     assert!(lines[0]["detail"].as_str().unwrap().starts_with("stream 3: RST_STREAM 1: "));
     assert_eq!(rejections(&world, "http2_protocol_error"), 1);
@@ -69,7 +69,7 @@ fn a_malformed_stream_is_logged_and_counted() {
 #[test]
 fn a_body_longer_than_stated_is_logged_as_a_client_error() {
     let world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.post(&[("content-length", "3")]);
     let mut upstream = world.accept();
     upstream.head();
@@ -82,7 +82,7 @@ fn a_body_longer_than_stated_is_logged_as_a_client_error() {
 #[test]
 fn an_oversized_head_is_answered_431() {
     let world = World::with(Setup { limits: "header-size = \"2KiB\"", ..Setup::default() });
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let (large, larger) = ("x".repeat(3000), "x".repeat(6000));
     let stream = client.open(&[GET, &[("x", &large)]].concat(), END);
     match client.outcome(stream) {
@@ -109,11 +109,11 @@ fn an_oversized_head_is_answered_431() {
 #[test]
 fn a_flood_of_resets_gives_one_log_line() {
     let mut world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     client.open_and_cancel(GET, 100);
     let open = client.get("/");
     assert_eq!(client.outcome(open), Outcome::GoAway(11));
-    let lines = world.lines_of(client.wire.local(), 1);
+    let lines = world.lines_of(client.conn.local(), 1);
     assert_eq!((&lines[0]["reason"], &lines[0]["flags"]), (&"http2_flood".into(), &"RL".into()));
     assert!(lines[0]["detail"].as_str().unwrap().contains("too_many_resets"), "{lines:?}");
     assert!(!world.was_dialled());
@@ -123,14 +123,14 @@ fn a_flood_of_resets_gives_one_log_line() {
 #[test]
 fn requests_cancelled_at_once_share_a_log_line() {
     let mut world = World::plain();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     client.open_and_cancel(GET, 10);
     let open = client.get("/");
     let mut upstream = world.accept();
     upstream.message(true);
     upstream.send(OK);
     assert_eq!(client.outcome(open), Outcome::Answer(200, b"ok".to_vec()));
-    let lines = world.lines_of(client.wire.local(), 2);
+    let lines = world.lines_of(client.conn.local(), 2);
     let line = lines.iter().find(|line| line["reason"] == "client_gone").unwrap();
     assert!(line["detail"].as_str().unwrap().starts_with("10 requests "), "{line}");
     assert_eq!(rejections(&world, "client_gone"), 10);
@@ -140,7 +140,7 @@ fn requests_cancelled_at_once_share_a_log_line() {
 #[test]
 fn streams_above_the_limit_share_a_log_line() {
     let mut world = World::with(Setup { limits: "streams = 2", ..Setup::default() });
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let (one, two) = (client.get("/"), client.get("/"));
     let (mut first, mut second) = (world.accept(), world.accept());
     let third = client.get("/");
@@ -152,7 +152,7 @@ fn streams_above_the_limit_share_a_log_line() {
     assert_eq!(client.outcome(one), Outcome::Answer(200, b"ok".to_vec()));
     second.send(OK);
     assert_eq!(client.outcome(two), Outcome::Answer(200, b"ok".to_vec()));
-    let lines = world.lines_of(client.wire.local(), 3);
+    let lines = world.lines_of(client.conn.local(), 3);
     assert!(lines.iter().any(|line| line["reason"] == "http2_too_many_streams"), "{lines:?}");
     world.ends_with(&["refused 0 http2_too_many_streams", "request GET 200", "request GET 200"]);
 }
@@ -160,8 +160,8 @@ fn streams_above_the_limit_share_a_log_line() {
 #[test]
 fn an_invalid_preface_is_logged() {
     let world = World::plain();
-    let mut wire = World::over(world.tcp(), b"h2");
-    wire.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    wire.end();
+    let mut conn = World::over(world.tcp(), b"h2");
+    conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    conn.end();
     world.ends_with(&["refused 0 http2_protocol_error"]);
 }

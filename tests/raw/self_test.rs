@@ -1,7 +1,7 @@
 //! The self-test route: its answers and its limits.
 
-use crate::frames::{END_HEADERS, Frames, Outcome};
-use crate::wire::{End, Wire, find, text};
+use crate::http2_client::{END_HEADERS, Http2Client, Outcome};
+use crate::raw_conn::{ConnEnd, RawConn, find, text};
 use crate::world::{Setup, World};
 
 const ROUTES: &str =
@@ -36,17 +36,17 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The first byte and the payload of a server frame.
-fn unframe(wire: &mut Wire) -> (u8, Vec<u8>) {
-    let head = wire.take(2);
+fn unframe(conn: &mut RawConn) -> (u8, Vec<u8>) {
+    let head = conn.take(2);
     let length = match head[1] {
-        126 => usize::from(u16::from_be_bytes(wire.take(2).try_into().unwrap())),
+        126 => usize::from(u16::from_be_bytes(conn.take(2).try_into().unwrap())),
         length => usize::from(length),
     };
-    (head[0], wire.take(length))
+    (head[0], conn.take(length))
 }
 
 /// An open WebSocket and the first message that the gateway sent on it.
-fn opened(world: &World) -> (Wire, String) {
+fn opened(world: &World) -> (RawConn, String) {
     let mut client = world.sent(upgrade("test=1"));
     let answer = client.answer();
     assert_eq!(answer.status(), 101);
@@ -156,7 +156,7 @@ fn a_websocket_echoes_and_completes_the_close_handshake() {
     client.send(frame(0x88, &1000_u16.to_be_bytes()));
     assert_eq!(unframe(&mut client), (0x88, 1000_u16.to_be_bytes().to_vec()));
     client.finish();
-    assert_eq!(client.end(), End::Clean);
+    assert_eq!(client.end(), ConnEnd::Clean);
     world.stop();
     let line: serde_json::Value =
         serde_json::from_str(world.log().lines().next().unwrap()).unwrap();
@@ -210,7 +210,7 @@ fn watch_reports_how_an_attempt_arrived() {
 #[test]
 fn over_http2_a_websocket_reports_the_protocol_and_leave_sends_goaway() {
     let world = world();
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let connect = |path| {
         [
             (":method", "CONNECT"),
@@ -247,7 +247,7 @@ fn over_http2_a_websocket_reports_the_protocol_and_leave_sends_goaway() {
     client.data(socket, &frame(0x81, b"still here"), 0);
     assert_eq!(data(&mut client, socket), b"\x81\x0astill here");
     // Paths that only resemble `/t/leave` send no GOAWAY.
-    let mut other = Frames::client(&world);
+    let mut other = Http2Client::client(&world);
     for path in ["/leave", "/t/leave/", "/t/x/leave"] {
         let _ = other.get(path);
     }
@@ -256,13 +256,13 @@ fn over_http2_a_websocket_reports_the_protocol_and_leave_sends_goaway() {
     assert!(matches!(outcome_of(&mut other, "/t/seen"), Outcome::Answer(200, _)));
 }
 
-fn outcome_of(client: &mut Frames, path: &str) -> Outcome {
+fn outcome_of(client: &mut Http2Client, path: &str) -> Outcome {
     let stream = client.get(path);
     client.outcome(stream)
 }
 
 /// The payload of the next DATA frame of a stream.
-fn data(client: &mut Frames, stream: u32) -> Vec<u8> {
+fn data(client: &mut Http2Client, stream: u32) -> Vec<u8> {
     loop {
         let (kind, _, on, payload) = client.next();
         if kind == 0 && on == stream {

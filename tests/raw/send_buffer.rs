@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::frames::{Frames, Outcome};
-use crate::wire::Wire;
+use crate::http2_client::{Http2Client, Outcome};
+use crate::raw_conn::RawConn;
 use crate::world::{Setup, World};
 
 /// Bytes of each answer; more than the gateway reads ahead.
@@ -17,14 +17,14 @@ fn held(world: &World) -> usize {
 }
 
 /// Accepts an upstream connection and reads the request on it.
-fn accepted(world: &World) -> Wire {
+fn accepted(world: &World) -> RawConn {
     let mut upstream = world.accept();
     upstream.message(true);
     upstream
 }
 
 /// Sends an answer of [`LENGTH`] bytes.
-fn answer(upstream: &mut Wire) {
+fn answer(upstream: &mut RawConn) {
     let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n").into_bytes();
     answer.resize(answer.len() + LENGTH, b'x');
     upstream.send(answer);
@@ -34,10 +34,10 @@ fn answer(upstream: &mut Wire) {
 fn a_client_that_does_not_read_is_limited_in_memory_and_does_not_disturb_others() {
     let limits = "http2-send-buffer = \"512KiB\"";
     let mut world = World::with(Setup { limits, ..Setup::default() });
-    let mut stalled = Frames::client(&world);
+    let mut stalled = Http2Client::client(&world);
     // The client never enlarges the initial window of 64 KiB.
     let streams: Vec<u32> = (0..STREAMS).map(|_| stalled.get("/long")).collect();
-    let mut upstreams: Vec<Wire> = streams.iter().map(|_| accepted(&world)).collect();
+    let mut upstreams: Vec<RawConn> = streams.iter().map(|_| accepted(&world)).collect();
     upstreams.iter_mut().for_each(answer);
     world.wait("the budget to be used up", |world| held(world) >= 512 << 10);
     std::thread::sleep(Duration::from_millis(300));
@@ -51,7 +51,7 @@ fn a_client_that_does_not_read_is_limited_in_memory_and_does_not_disturb_others(
         line.is_some_and(|line| line.contains("\"status\":503"))
     });
     // Another connection has a budget of its own and full speed.
-    let mut other = Frames::client(&world);
+    let mut other = Http2Client::client(&world);
     other.window_update(0, 1 << 20);
     let stream = other.get("/long");
     other.window_update(stream, 1 << 20);

@@ -7,8 +7,8 @@ use std::env;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::frames::Frames;
-use crate::wire::text;
+use crate::http2_client::Http2Client;
+use crate::raw_conn::text;
 use crate::world::{Setup, World};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -57,7 +57,7 @@ fn ports_that_run_out_are_not_the_endpoints_fault() {
                     [upstream.stage.fail-over]\nfailures = 2";
     let mut world = World::with(Setup { upstream, ..Setup::default() });
     // Hanging requests of one client occupy every local port towards the endpoint.
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let streams: Vec<u32> = (0..PORTS + 20).map(|_| client.get("/hang")).collect();
     let errors = "app_gateway_upstream_connect_errors_total{reason=\"out_of_ports\"";
     world.wait("ports to run out", |world| metric(world, errors) > 5);

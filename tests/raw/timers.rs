@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::frames::{Frames, Outcome};
-use crate::wire::{End, IO_TIMEOUT, Wire, find};
+use crate::http2_client::{Http2Client, Outcome};
+use crate::raw_conn::{ConnEnd, IO_TIMEOUT, RawConn, find};
 use crate::world::{Setup, World};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -20,11 +20,11 @@ fn with_timeouts(timeouts: &'static str) -> World {
 }
 
 /// Sends `piece` at an interval until the peer answers or closes; returns the elapsed time.
-fn drip(wire: &mut Wire, piece: &str, every: Duration) -> Duration {
+fn drip(conn: &mut RawConn, piece: &str, every: Duration) -> Duration {
     let start = Instant::now();
-    while wire.ended.is_none() && wire.input.is_empty() {
-        let _ = wire.try_send(piece.as_bytes());
-        wire.fill(Instant::now() + every);
+    while conn.ended.is_none() && conn.input.is_empty() {
+        let _ = conn.try_send(piece.as_bytes());
+        conn.fill(Instant::now() + every);
         assert!(start.elapsed() < IO_TIMEOUT, "the gateway lets itself be dripped on");
     }
     start.elapsed()
@@ -42,7 +42,7 @@ fn a_slow_head_is_answered_408() {
     let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\nX: ");
     assert_about(drip(&mut client, "x", Duration::from_millis(100)), 1);
     client.refused(408, "header_timeout");
-    assert_eq!(client.end(), End::Clean);
+    assert_eq!(client.end(), ConnEnd::Clean);
     assert!(!world.was_dialled());
     world.ends_with(&["refused 408 header_timeout"]);
 }
@@ -76,7 +76,7 @@ fn a_body_below_the_minimum_rate_is_answered_408() {
 #[test]
 fn a_body_below_the_minimum_rate_is_answered_408_over_http_2() {
     let world = with_timeouts("body-idle = \"3s\"\nmin-rate = 200");
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.post(&[]);
     let mut upstream = world.accept();
     let start = Instant::now();
@@ -134,11 +134,11 @@ fn an_idle_connection_is_closed_after_keep_alive() {
     upstream.send(OK);
     client.answered(200);
     let start = Instant::now();
-    assert_eq!(client.end(), End::Clean);
+    assert_eq!(client.end(), ConnEnd::Clean);
     assert_about(start.elapsed(), 1);
     assert!(client.input.is_empty());
     let mut client = world.client();
-    assert_eq!(client.end(), End::Clean);
+    assert_eq!(client.end(), ConnEnd::Clean);
     world.ends_with(&["request GET 200"]);
 }
 
@@ -148,7 +148,7 @@ fn client_timeouts_do_not_apply_while_an_answer_is_pending() {
         "keep-alive = \"1s\"\nheader = \"1s\"\nbody-idle = \"1s\"\nhandshake = \"1s\"",
     );
     let mut client = world.sent(GET);
-    let mut other = Frames::client(&world);
+    let mut other = Http2Client::client(&world);
     let (mut upstream, stream) = (world.accept(), other.get("/"));
     let mut others = world.accept();
     upstream.message(true);
@@ -164,8 +164,8 @@ fn client_timeouts_do_not_apply_while_an_answer_is_pending() {
 fn a_slow_handshake_is_closed() {
     let world = with_timeouts("handshake = \"1s\"");
     let start = Instant::now();
-    let mut silent = Wire::plain(world.tcp());
-    let mut dripping = Wire::plain(world.tcp());
+    let mut silent = RawConn::plain(world.tcp());
+    let mut dripping = RawConn::plain(world.tcp());
     // The start of a ClientHello without an end.
     dripping.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
     assert_about(drip(&mut dripping, "x", Duration::from_millis(100)), 1);
@@ -173,15 +173,15 @@ fn a_slow_handshake_is_closed() {
     assert_about(start.elapsed(), 1);
     assert!(silent.input.is_empty());
     let mut world = world;
-    for wire in [&silent, &dripping] {
-        let lines = world.lines_of(wire.local(), 1);
+    for conn in [&silent, &dripping] {
+        let lines = world.lines_of(conn.local(), 1);
         assert_eq!(lines[0]["reason"], "tls_handshake_timeout");
     }
     world.stop();
 }
 
 /// A client that requests a large answer and reads nothing; returns both connections.
-fn unread(world: &World, window: Option<usize>) -> (Wire, Wire) {
+fn unread(world: &World, window: Option<usize>) -> (RawConn, RawConn) {
     let tcp = world.tcp_from(Ipv4Addr::LOCALHOST, window);
     let mut client = World::over(tcp, b"http/1.1");
     client.send(GET);
@@ -192,7 +192,7 @@ fn unread(world: &World, window: Option<usize>) -> (Wire, Wire) {
 }
 
 /// Sends until the gateway closes the connection; returns the elapsed time.
-fn pour(upstream: &mut Wire) -> Duration {
+fn pour(upstream: &mut RawConn) -> Duration {
     let start = Instant::now();
     let piece = vec![b'x'; 64 * 1024];
     while upstream.try_send(&piece).is_ok() {
@@ -245,7 +245,7 @@ fn a_slow_connect_gives_504() {
         assert!(full.len() < 100);
     }
     let setup = Setup { upstream: "connect-timeout = \"500ms\"", ..Setup::default() };
-    let world = World::on_stage(setup, stage, address);
+    let world = World::with_upstream(setup, stage, address);
     let start = Instant::now();
     let mut client = world.sent(GET);
     client.refused(504, "upstream_connect_timeout");
@@ -305,7 +305,7 @@ fn a_stalled_answer_is_cut() {
         thread::sleep(Duration::from_millis(400));
     }
     let start = Instant::now();
-    assert_eq!(client.end(), End::Cut);
+    assert_eq!(client.end(), ConnEnd::Cut);
     assert!(start.elapsed() < Duration::from_secs(3));
     // The pattern includes the line end before the last chunk, because the head of a request ID
     // that ends in 0 would match the rest of it.
@@ -346,11 +346,11 @@ fn an_idle_tunnel_is_closed() {
 fn a_late_but_complete_body_is_forwarded() {
     let world = with_timeouts("body-idle = \"3s\"\nmin-rate = 200");
     let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
-    let mut other = Frames::client(&world);
+    let mut other = Http2Client::client(&world);
     let stream = other.post(&[("content-length", "5")]);
     thread::sleep(Duration::from_millis(2000));
     client.send("hello");
-    other.data(stream, b"hello", crate::frames::END_STREAM);
+    other.data(stream, b"hello", crate::http2_client::END_STREAM);
     for _ in 0..2 {
         let mut upstream = world.accept();
         upstream.head();
@@ -365,7 +365,7 @@ fn a_late_but_complete_body_is_forwarded() {
 #[test]
 fn a_download_at_the_minimum_rate_continues_over_http_2() {
     let world = with_timeouts("body-idle = \"1s\"\nmin-rate = 1000");
-    let mut client = Frames::client(&world);
+    let mut client = Http2Client::client(&world);
     let stream = client.get("/");
     let mut upstream = world.accept();
     upstream.message(true);
@@ -387,7 +387,7 @@ fn a_download_at_the_minimum_rate_continues_over_http_2() {
 #[test]
 fn a_timeout_is_logged_with_the_time_waited() {
     let mut world = with_timeouts("header = \"1s\"\nhandshake = \"1s\"");
-    let mut silent = Wire::plain(world.tcp());
+    let mut silent = RawConn::plain(world.tcp());
     let mut half = world.sent("GET / HTTP/1.1\r\nHost: ");
     silent.end();
     half.refused(408, "header_timeout");

@@ -1,6 +1,6 @@
 //! The upgrade to a WebSocket: no byte is relayed before the 101, and none is lost.
 
-use crate::wire::{End, text};
+use crate::raw_conn::{ConnEnd, text};
 use crate::world::{Setup, World};
 
 const UPGRADE: &str = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nUpgrade: WebSocket\r\n\
@@ -33,12 +33,12 @@ fn an_upgrade_is_forwarded_and_frames_pass_both_ways() {
     upstream.send(b"\x81\x05hello");
     assert_eq!(client.take(7), b"\x81\x05hello");
     client.finish();
-    assert_eq!(upstream.end(), End::Clean);
+    assert_eq!(upstream.end(), ConnEnd::Clean);
     // The other direction is still open.
     upstream.send("bye");
     client.expect("bye");
     upstream.finish();
-    assert_eq!(client.end(), End::Clean);
+    assert_eq!(client.end(), ConnEnd::Clean);
     world.ends_with(&["tunnel GET 101 client_closed"]);
 }
 
@@ -57,7 +57,7 @@ fn early_bytes_are_relayed_after_the_101() {
     client.send("three");
     upstream.expect("three");
     upstream.finish();
-    assert_eq!(client.end(), End::Clean);
+    assert_eq!(client.end(), ConnEnd::Clean);
     client.finish();
     upstream.end();
     world.ends_with(&["tunnel GET 101 upstream_closed"]);
@@ -173,7 +173,7 @@ fn a_reset_of_one_side_closes_the_other() {
             upstream.end();
         } else {
             upstream.reset();
-            assert_ne!(client.end(), End::Clean, "a reset is no orderly end");
+            assert_ne!(client.end(), ConnEnd::Clean, "a reset is no orderly end");
         }
     }
     world.ends_with(&["tunnel GET 101 client_broken", "tunnel GET 101 upstream_broken"]);

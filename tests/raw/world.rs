@@ -27,7 +27,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::address::{free_port, unique_address};
-use crate::wire::{IO_TIMEOUT, Wire, text};
+use crate::raw_conn::{IO_TIMEOUT, RawConn, text};
 
 /// `O_NONBLOCK` as an `i32`.
 const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
@@ -128,11 +128,11 @@ impl World {
     pub(crate) fn with(setup: Setup) -> Self {
         let address = unique_address();
         let stage = TcpListener::bind((address, 0)).unwrap();
-        Self::on_stage(setup, stage, address)
+        Self::with_upstream(setup, stage, address)
     }
 
     /// Starts the program with the upstream `stage`, which the test has opened.
-    pub(crate) fn on_stage(setup: Setup, stage: TcpListener, address: Ipv4Addr) -> Self {
+    pub(crate) fn with_upstream(setup: Setup, stage: TcpListener, address: Ipv4Addr) -> Self {
         stage.set_nonblocking(true).unwrap();
         let (listen, admin) = (free_port(address), free_port(address));
         let dir = tempfile::tempdir().unwrap();
@@ -239,46 +239,46 @@ impl World {
     }
 
     /// A TLS client on a connection that offers one protocol.
-    pub(crate) fn over(tcp: TcpStream, protocol: &[u8]) -> Wire {
-        Self::over_with(tcp, client_config(protocol))
+    pub(crate) fn over(tcp: TcpStream, protocol: &[u8]) -> RawConn {
+        Self::tls_client_with(tcp, client_config(protocol))
     }
 
     /// A TLS client on a connection, with this configuration.
-    pub(crate) fn over_with(tcp: TcpStream, config: Arc<ClientConfig>) -> Wire {
+    pub(crate) fn tls_client_with(tcp: TcpStream, config: Arc<ClientConfig>) -> RawConn {
         let tls = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
-        Wire::client(tls, tcp)
+        RawConn::client(tls, tcp)
     }
 
     /// A TLS client that sends `first` and its ClientHello in one segment.
-    pub(crate) fn over_after(mut tcp: TcpStream, first: &[u8]) -> Wire {
+    pub(crate) fn tls_client_after(mut tcp: TcpStream, first: &[u8]) -> RawConn {
         let name = "localhost".try_into().unwrap();
         let mut tls = ClientConnection::new(client_config(b"http/1.1"), name).unwrap();
         let mut bytes = first.to_vec();
         tls.write_tls(&mut bytes).unwrap();
         tcp.write_all(&bytes).unwrap();
-        Wire::client(tls, tcp)
+        RawConn::client(tls, tcp)
     }
 
     /// An HTTP/1 client.
-    pub(crate) fn client(&self) -> Wire {
-        let mut wire = Self::over(self.tcp(), b"http/1.1");
-        wire.handshake().unwrap();
-        wire
+    pub(crate) fn client(&self) -> RawConn {
+        let mut conn = Self::over(self.tcp(), b"http/1.1");
+        conn.handshake().unwrap();
+        conn
     }
 
     /// An HTTP/1 client that has sent `bytes`.
-    pub(crate) fn sent(&self, bytes: impl AsRef<[u8]>) -> Wire {
-        let mut wire = self.client();
-        wire.send(bytes);
-        wire
+    pub(crate) fn sent(&self, bytes: impl AsRef<[u8]>) -> RawConn {
+        let mut conn = self.client();
+        conn.send(bytes);
+        conn
     }
 
     /// The next connection of the gateway to the upstream, after its handshake.
-    pub(crate) fn accept(&self) -> Wire {
+    pub(crate) fn accept(&self) -> RawConn {
         let deadline = Instant::now() + IO_TIMEOUT;
         loop {
-            if let Some(wire) = self.accepted(b"") {
-                return wire;
+            if let Some(conn) = self.accepted(b"") {
+                return conn;
             }
             assert!(Instant::now() < deadline, "the gateway does not connect to the upstream");
             thread::sleep(Duration::from_millis(1));
@@ -286,37 +286,37 @@ impl World {
     }
 
     /// As [`World::accept`], but sends `early` before any byte can have been received.
-    pub(crate) fn accept_and_send(&self, early: &[u8]) -> Wire {
+    pub(crate) fn accept_and_send(&self, early: &[u8]) -> RawConn {
         let deadline = Instant::now() + IO_TIMEOUT;
         loop {
-            if let Some(wire) = self.accepted(early) {
-                return wire;
+            if let Some(conn) = self.accepted(early) {
+                return conn;
             }
             assert!(Instant::now() < deadline, "the gateway does not connect to the upstream");
         }
     }
 
     /// A connection that the gateway has already made, if any.
-    pub(crate) fn try_accept(&self) -> Option<Wire> {
+    pub(crate) fn try_accept(&self) -> Option<RawConn> {
         self.accepted(b"")
     }
 
-    fn accepted(&self, early: &[u8]) -> Option<Wire> {
+    fn accepted(&self, early: &[u8]) -> Option<RawConn> {
         let (mut tcp, _) = self.stage.accept().ok()?;
         tcp.set_nonblocking(false).unwrap();
         if !self.tls {
             tcp.write_all(early).unwrap();
-            return Some(Wire::plain(tcp));
+            return Some(RawConn::plain(tcp));
         }
         let mut tls = ServerConnection::new(server_config()).unwrap();
         tls.writer().write_all(early).unwrap();
-        let mut wire = Wire::server(tls, tcp);
-        wire.handshake().unwrap();
-        Some(wire)
+        let mut conn = RawConn::server(tls, tcp);
+        conn.handshake().unwrap();
+        Some(conn)
     }
 
     /// Closes the upstream's port, so that further connections to it are refused.
-    pub(crate) fn leave_stage(&mut self) {
+    pub(crate) fn close_upstream_port(&mut self) {
         let address = self.stage.local_addr().unwrap().ip();
         self.stage = TcpListener::bind((address, 0)).unwrap();
     }

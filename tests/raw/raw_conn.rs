@@ -13,7 +13,7 @@ pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum End {
+pub(crate) enum ConnEnd {
     /// The peer sent `close_notify`, or FIN without TLS.
     Clean,
     /// A TLS connection ended without `close_notify`.
@@ -29,12 +29,12 @@ enum Io {
 }
 
 /// One end of a connection; see the module.
-pub(crate) struct Wire {
+pub(crate) struct RawConn {
     io: Io,
     /// Bytes received and not yet consumed.
     pub(crate) input: Vec<u8>,
     /// How the connection ended, once it has.
-    pub(crate) ended: Option<End>,
+    pub(crate) ended: Option<ConnEnd>,
 }
 
 /// A received message.
@@ -48,7 +48,7 @@ pub(crate) struct Message {
     pub(crate) trailers: String,
 }
 
-impl Wire {
+impl RawConn {
     /// A connection without TLS.
     pub(crate) fn plain(tcp: TcpStream) -> Self {
         Self::new(Io::Plain(tcp))
@@ -65,10 +65,10 @@ impl Wire {
     }
 
     fn new(io: Io) -> Self {
-        let wire = Self { io, input: Vec::new(), ended: None };
-        wire.tcp().set_nodelay(true).unwrap();
-        wire.tcp().set_write_timeout(Some(IO_TIMEOUT)).unwrap();
-        wire
+        let conn = Self { io, input: Vec::new(), ended: None };
+        conn.tcp().set_nodelay(true).unwrap();
+        conn.tcp().set_write_timeout(Some(IO_TIMEOUT)).unwrap();
+        conn
     }
 
     pub(crate) fn tcp(&self) -> &TcpStream {
@@ -160,13 +160,13 @@ impl Wire {
             Io::Server(tls) => tls.read(&mut buffer),
         };
         match &read {
-            Ok(0) => self.ended = Some(End::Clean),
+            Ok(0) => self.ended = Some(ConnEnd::Clean),
             Ok(length) => self.input.extend_from_slice(&buffer[..*length]),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
                 io::ErrorKind::Interrupted => return true,
-                io::ErrorKind::UnexpectedEof => self.ended = Some(End::Cut),
-                _ => self.ended = Some(End::Reset),
+                io::ErrorKind::UnexpectedEof => self.ended = Some(ConnEnd::Cut),
+                _ => self.ended = Some(ConnEnd::Reset),
             },
         }
         matches!(read, Ok(1..))
@@ -256,7 +256,7 @@ impl Wire {
     }
 
     /// Reads to the end of the connection; received bytes stay in `input`.
-    pub(crate) fn end(&mut self) -> End {
+    pub(crate) fn end(&mut self) -> ConnEnd {
         let deadline = Instant::now() + IO_TIMEOUT;
         while self.ended.is_none() {
             self.fill(deadline);

@@ -4,7 +4,7 @@
 //! test. Of a response only `:status` is decoded, usually from the static table; the rest is
 //! checked through the access log.
 
-use crate::wire::Wire;
+use crate::raw_conn::RawConn;
 use crate::world::World;
 
 pub(crate) const END_STREAM: u8 = 1;
@@ -32,22 +32,22 @@ pub(crate) enum Outcome {
 }
 
 /// An HTTP/2 client connection.
-pub(crate) struct Frames {
-    pub(crate) wire: Wire,
+pub(crate) struct Http2Client {
+    pub(crate) conn: RawConn,
     /// Number of the stream that was opened last.
     stream: u32,
 }
 
-impl Frames {
+impl Http2Client {
     /// Connects and sends the connection preface.
     pub(crate) fn client(world: &World) -> Self {
         Self::over(World::over(world.tcp(), b"h2"))
     }
 
     /// Sends the connection preface on a connection.
-    pub(crate) fn over(mut wire: Wire) -> Self {
-        wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        let mut frames = Self { wire, stream: 0 };
+    pub(crate) fn over(mut conn: RawConn) -> Self {
+        conn.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        let mut frames = Self { conn, stream: 0 };
         // SETTINGS_HEADER_TABLE_SIZE 0, so that answers do not refer to a dynamic table.
         frames.frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]);
         frames
@@ -55,7 +55,7 @@ impl Frames {
 
     /// Sends a frame.
     pub(crate) fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        self.wire.send(framed(kind, flags, stream, payload));
+        self.conn.send(framed(kind, flags, stream, payload));
     }
 
     /// Opens a stream with these fields and returns its number.
@@ -81,7 +81,7 @@ impl Frames {
             all.extend(framed(HEADERS, END, self.stream, &block(fields)));
             all.extend(framed(RST_STREAM, 0, self.stream, &8_u32.to_be_bytes()));
         }
-        self.wire.send(all);
+        self.conn.send(all);
     }
 
     /// Opens a stream with a POST to `/`, without its end.
@@ -138,11 +138,11 @@ impl Frames {
 
     /// The next frame. SETTINGS and PING frames are acknowledged.
     pub(crate) fn next(&mut self) -> (u8, u8, u32, Vec<u8>) {
-        let head = self.wire.take(9);
+        let head = self.conn.take(9);
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let (kind, flags) = (head[3], head[4]);
         let stream = u32::from_be_bytes(head[5..9].try_into().unwrap()) & 0x7fff_ffff;
-        let payload = self.wire.take(usize::try_from(length).unwrap());
+        let payload = self.conn.take(usize::try_from(length).unwrap());
         if flags & 1 == 0 && matches!(kind, SETTINGS | PING) {
             let back = if kind == PING { payload.clone() } else { Vec::new() };
             self.frame(kind, 1, 0, &back);
