@@ -93,7 +93,7 @@ impl Service {
             }
             said.push(text);
         }
-        panic!("{what} was not said, but {said:?}");
+        panic!("no message with {what}, but {said:?}");
     }
 
     /// The status line of a redirect, through a new connection.

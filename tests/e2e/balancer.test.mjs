@@ -70,7 +70,7 @@ const who = (client) => {
 };
 
 /** Waits until all clients are connected to this site. */
-const everybodyIsAt = (site, clients) => until(`everybody to be at ${site.name}`, async () => {
+const allClientsAreAt = (site, clients) => until(`all clients to be at ${site.name}`, async () => {
   if (!clients.every((client) => client.connected)) return false;
   const names = await Promise.all(clients.map(who));
   return names.every((name) => name === site.name);
@@ -100,13 +100,13 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
   /** Moves the chat from one site to the other and back, and asserts that all clients follow. */
   async function moves() {
     const clients = clientsOf(9);
-    await everybodyIsAt(a, clients);
+    await allClientsAreAt(a, clients);
     await a.renounce();
     await b.takeOver();
-    await everybodyIsAt(b, clients);
+    await allClientsAreAt(b, clients);
     await b.renounce();
     await a.takeOver();
-    await everybodyIsAt(a, clients);
+    await allClientsAreAt(a, clients);
     for (const client of clients) client.close();
   }
 
@@ -158,7 +158,7 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
   test('an upgrade of the balancer cuts no connection', async () => {
     const balancer = await shipped('upgraded');
     const [client] = clientsOf(1, [['websocket']]);
-    await everybodyIsAt(a, [client]);
+    await allClientsAreAt(a, [client]);
     let cut = 0;
     client.on('disconnect', () => { cut++; });
     const upgrade = await balancer.command('upgrade');
@@ -168,7 +168,7 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
     try {
       assert.equal(await who(client), 'a', 'what is open stays open');
       const fresh = clientsOf(1)[0];
-      await everybodyIsAt(a, [fresh]);
+      await allClientsAreAt(a, [fresh]);
       fresh.close();
       assert.equal(cut, 0);
       client.close();

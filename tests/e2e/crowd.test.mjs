@@ -113,8 +113,8 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
       homes.set(session, endpoint);
     }
     const told = lines.filter(({ reason }) => reason === 'session_lost');
-    assert.ok(told.length > 0, 'those who asked after a lost session were told');
-    for (const line of told) assert.equal(homes.get(line.session), killed, `told to be lost: ${JSON.stringify(line)}`);
+    assert.ok(told.length > 0, 'polls of lost sessions are answered session_lost');
+    for (const line of told) assert.equal(homes.get(line.session), killed, `reported lost: ${JSON.stringify(line)}`);
   }
 
   test('stay on their endpoint, and are all back after an endpoint is killed', { timeout: 400_000 }, async () => {
@@ -133,29 +133,29 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
     const crowd = crowdOf(gateway);
     const state = () => `${crowd.said()}\nendpoints stood still for up to ${a.still} and ${b.still} ms\n${gateway.stderr.slice(-3000)}`;
 
-    await until(() => `everybody to be there:\n${state()}`,
+    await until(() => `all clients to be connected:\n${state()}`,
       () => crowd.connected() === PEOPLE && crowd.at('a') + crowd.at('b') === PEOPLE, { within: 180_000, every: 200 });
     const [there, here] = [crowd.at('a'), crowd.at('b')];
     assert.ok(Math.min(there, here) > PEOPLE / 3, `shared by both: ${there} and ${here}`);
     // Three of Hybrid Chat's heartbeats, and two notes of each client.
     const notes = a.notes.size + b.notes.size;
-    await until(() => `two notes of everybody:\n${state()}`, () => a.notes.size + b.notes.size >= notes + 2 * PEOPLE, { within: 90_000 });
-    for (const name of ['a', 'b', 'undefined']) assert.deepEqual(crowd.lost(name), {}, `nobody lost a session:\n${state()}`);
-    assert.equal(crowd.moved(), 0, 'nobody moved');
+    await until(() => `two notes of each client:\n${state()}`, () => a.notes.size + b.notes.size >= notes + 2 * PEOPLE, { within: 90_000 });
+    for (const name of ['a', 'b', 'undefined']) assert.deepEqual(crowd.lost(name), {}, `no client lost a session:\n${state()}`);
+    assert.equal(crowd.moved(), 0, 'no client moved');
     assert.deepEqual([crowd.at('a'), crowd.at('b')], [there, here]);
 
     const killed = Date.now();
     await a.stop('SIGKILL');
-    await until(() => `everybody to be back:\n${state()}`, () => crowd.at('b') === PEOPLE && crowd.connected() === PEOPLE
+    await until(() => `all clients to be back:\n${state()}`, () => crowd.at('b') === PEOPLE && crowd.connected() === PEOPLE
       && crowd.back().length >= there, { within: 120_000, every: 50 });
     report(crowd, killed, { there, here, still: b.still });
-    assert.deepEqual(crowd.lost('b'), {}, `nobody lost a session of the endpoint that lives:\n${state()}`);
-    assert.deepEqual(crowd.lost('undefined'), {}, `and nobody twice:\n${state()}`);
+    assert.deepEqual(crowd.lost('b'), {}, `no client of the other endpoint lost a session:\n${state()}`);
+    assert.deepEqual(crowd.lost('undefined'), {}, `and none lost two:\n${state()}`);
     assert.equal(Object.values(crowd.lost('a')).reduce((n, one) => n + one, 0), there);
-    assert.deepEqual(Object.keys(crowd.told()), [LOST], `who polled for a lost session:\n${state()}`);
+    assert.deepEqual(Object.keys(crowd.told()), [LOST], `answers to polls of lost sessions:\n${state()}`);
     assert.equal(crowd.moved(), 0);
     const late = crowd.back().filter(({ took }) => took > MAX_RECONNECT_TIME);
-    assert.deepEqual(late, [], `everybody was back within ${MAX_RECONNECT_TIME} ms:\n${state()}`);
+    assert.deepEqual(late, [], `all clients were back within ${MAX_RECONNECT_TIME} ms:\n${state()}`);
     for (const [name, server] of [['a', a], ['b', b]]) {
       assert.deepEqual([...server.notes].filter(([, count]) => count > 1), [], `no note came to ${name} twice`);
     }

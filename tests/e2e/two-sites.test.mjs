@@ -180,7 +180,7 @@ for (const [name, startBalancer] of Object.entries(balancers)) {
       const served = async (by) => {
         const fresh = () => taken.slice(known).filter(({ site }) => site === by.host.name);
         const known = taken.length;
-        await until(() => `everybody to be served by ${by.host.name}: ${here.size} of ${PEOPLE} have a session;\n${
+        await until(() => `all clients to be served by ${by.host.name}: ${here.size} of ${PEOPLE} have a session;\n${
           balancer.stderr}\n${by.gateway.stderr.slice(-2000)}\n${clients.stderr}`, () => everybody()
           && ['note', 'webhook', 'upload'].every((kind) => fresh().some((line) => line.kind === kind))
           && new Set(fresh().filter(({ kind }) => kind === 'note').map(({ id }) => id.split('/')[0])).size === PEOPLE,

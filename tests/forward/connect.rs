@@ -104,7 +104,7 @@ fn a_client_that_does_not_read_does_not_slow_other_tunnels() {
     let mut flooded = 0;
     while let Ok(sent) = std::io::Write::write(&mut flooding.tcp(), &piece) {
         flooded += sent;
-        assert!(flooded < 1 << 30, "nobody holds the flood back");
+        assert!(flooded < 1 << 30, "the flood is not held back");
     }
     let (mut client, origin) = world.tunnel("graph.facebook.com");
     let data: Vec<u8> = (0_u32..6 << 18).flat_map(u32::to_le_bytes).collect();

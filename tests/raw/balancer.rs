@@ -138,7 +138,7 @@ fn malformed_headers_are_rejected() {
             conn.finish();
         }
         conn.end();
-        assert!(conn.input.is_empty(), "not a byte is said: {:?}", conn.input);
+        assert!(conn.input.is_empty(), "no byte is sent: {:?}", conn.input);
         let line = world.lines_of(conn.local(), 1).remove(0);
         assert_eq!(line["reason"], "proxy_protocol_malformed", "{line}");
         assert_eq!((&line["event"], &line["status"]), (&"refused".into(), &0.into()));

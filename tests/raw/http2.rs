@@ -23,7 +23,7 @@ fn pour(upstream: &mut RawConn) {
     let start = Instant::now();
     let piece = vec![b'x'; 64 * 1024];
     while upstream.try_send(&piece).is_ok() {
-        assert!(start.elapsed() < IO_TIMEOUT, "the gateway takes it all");
+        assert!(start.elapsed() < IO_TIMEOUT, "the gateway accepts bytes without limit");
     }
 }
 
@@ -63,7 +63,7 @@ fn a_stream_read_below_the_minimum_rate_is_reset() {
     while !pouring.is_finished() {
         client.window_update(stream, 100);
         thread::sleep(Duration::from_millis(200));
-        assert!(start.elapsed() < IO_TIMEOUT, "the gateway puts up with it");
+        assert!(start.elapsed() < IO_TIMEOUT, "the gateway did not end the slow client");
     }
     pouring.join().unwrap();
     assert!(matches!(client.outcome(stream), Outcome::Reset(_)));

@@ -242,7 +242,7 @@ fn over_http2_a_websocket_reports_the_protocol_and_leave_sends_goaway() {
             break;
         }
     }
-    assert!(told, "the client is told before it is answered");
+    assert!(told, "GOAWAY precedes the answer");
     // Open streams continue after GOAWAY.
     client.data(socket, &frame(0x81, b"still here"), 0);
     assert_eq!(data(&mut client, socket), b"\x81\x0astill here");

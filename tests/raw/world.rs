@@ -423,7 +423,7 @@ impl Drop for World {
         let _ = self.gateway.wait();
         if thread::panicking() && self.pipes.is_empty() {
             let stderr = fs::read(self.dir.path().join("stderr")).unwrap_or_default();
-            eprintln!("--- the program said:\n{}\n--- access log:\n{}", text(&stderr), self.log());
+            eprintln!("--- standard error:\n{}\n--- access log:\n{}", text(&stderr), self.log());
         }
     }
 }

@@ -24,7 +24,7 @@ fn either_side_may_half_close_first() {
 
     let mut client = world.begin_at(&a, b"x");
     client.send(b"quit");
-    assert_eq!(client.rest(), b"quit", "the site has said all it has to say");
+    assert_eq!(client.rest(), b"quit", "the site has half-closed");
     client.send(b"more");
     client.finish();
     let line = world.line("end", "upstream_closed");

@@ -117,7 +117,7 @@ fn connections_without_a_route_are_rejected_with_a_reason() {
     }
     let flags = |word: &str| world.lines("reason", word)[0]["flags"].clone();
     assert_eq!((flags("tcp_sni_unknown"), flags("tcp_hello_timeout")), ("NR".into(), "CT".into()));
-    assert!(a.first().is_empty() && b.first().is_empty(), "nothing was sent to anybody");
+    assert!(a.first().is_empty() && b.first().is_empty(), "no byte was sent to a site");
 }
 
 #[test]

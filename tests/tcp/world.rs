@@ -204,7 +204,7 @@ impl Drop for World {
         if thread::panicking() {
             let read = |name| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
             eprintln!(
-                "--- the program said:\n{}\n--- access log:\n{}",
+                "--- standard error:\n{}\n--- access log:\n{}",
                 read("stderr"),
                 read("access.log")
             );

@@ -292,7 +292,7 @@ impl Drop for World {
         let _ = self.gateway.wait();
         if thread::panicking() {
             let log = fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
-            eprintln!("--- the program said:\n{}\n--- access log:\n{log}", self.said());
+            eprintln!("--- standard error:\n{}\n--- access log:\n{log}", self.said());
         }
     }
 }

@@ -2,7 +2,7 @@
 //
 //     java -cp okhttp.jar:okio.jar JavaClients.java jdk|okhttp PROXY-HOST PROXY-PORT CA-FILE URL [USER PASSWORD]
 //
-// Prints the status on one line and the body after it; what is thrown, on one line after "failed".
+// Prints the status on one line and then the body, or the exception on one line after "failed".
 
 import java.io.FileInputStream;
 import java.net.Authenticator;
