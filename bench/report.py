@@ -50,12 +50,12 @@ HEADLINES = [
     ("mix", "p99 ms, all", "3,000 chats, p99", "ms"),
     ("reload", "p99 during / before", "p99 while reloading", "times that before"),
     ("reload-routes", "CPU ms per reload", "a reload of 10,000 routes", "ms of CPU"),
-    ("past", "CPU us/connection", "TLS passed through, a connection", "µs of CPU"),
-    ("past-download", "CPU s/GB", "TLS passed through, download", "s of CPU per GB"),
-    ("past-upload", "CPU s/GB", "TLS passed through, upload", "s of CPU per GB"),
-    ("past-idle", "KB each", "TLS passed through, an idle connection of 2,000", "KB"),
-    ("past-mix", "CPU ms/s", "TLS passed through, 3,000 chats", "ms of CPU per second"),
-    ("past-mix", "MB of memory", "TLS passed through, 3,000 chats", "MB"),
+    ("past", "CPU us/connection", "TLS passthrough, a connection", "µs of CPU"),
+    ("past-download", "CPU s/GB", "TLS passthrough, download", "s of CPU per GB"),
+    ("past-upload", "CPU s/GB", "TLS passthrough, upload", "s of CPU per GB"),
+    ("past-idle", "KB each", "TLS passthrough, an idle connection of 2,000", "KB"),
+    ("past-mix", "CPU ms/s", "TLS passthrough, 3,000 chats", "ms of CPU per second"),
+    ("past-mix", "MB of memory", "TLS passthrough, 3,000 chats", "MB"),
     ("tunnels", "CPU us/tunnel", "CONNECT tunnel, set up and ended", "µs of CPU"),
     ("tunnels-bulk", "CPU s/GB", "bytes through a tunnel", "s of CPU per GB"),
     ("idle-tunnels", "KB each", "an idle tunnel of 2,000", "KB"),
@@ -185,7 +185,7 @@ def tables(lines):
     """All tables, in Markdown."""
     found = tables_of(lines)
     out = []
-    for way, title in (("in", "## The way in"), ("past", "## TLS passed through"), ("out", "## The way out")):
+    for way, title in (("in", "## The way in"), ("past", "## TLS passthrough"), ("out", "## The way out")):
         mine = [table for name, table in found.items() if WORKLOADS[name].way == way]
         if not mine:
             continue
