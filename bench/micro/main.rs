@@ -316,7 +316,7 @@ fn count_request() -> Box<dyn FnMut()> {
         unreachable!("there is a route")
     };
     Box::new(move || {
-        let metrics = &route.account.metrics;
+        let metrics = &route.stats.metrics;
         metrics.in_flight.inc();
         metrics.requests[metrics::class(black_box(200))].inc();
         metrics.in_flight.dec();

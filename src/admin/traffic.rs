@@ -72,7 +72,7 @@ fn passed_through(api: &AdminApi) -> Vec<PassthroughSummary> {
     {
         let profile = &passthrough_listener.names.profile;
         for route in passthrough_listener.routes() {
-            add(profile, &route.tally.name, Some(&route.upstream.name));
+            add(profile, &route.stats.name, Some(&route.upstream.name));
         }
         add(profile, NO_ROUTE, None);
     }

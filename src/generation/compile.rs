@@ -109,8 +109,8 @@ pub(super) fn build(
         config_version: &config_version,
         digest: &digest,
         guard: &guard,
-        traces: config.gateway.trace_context,
-        follows: config.gateway.socket_io_lens,
+        adds_trace_context: config.gateway.trace_context,
+        tracks_socketio: config.gateway.socket_io_lens,
         purpose,
         http2_send_buffers: config.gateway.http2_send_buffers,
     };
@@ -221,8 +221,8 @@ struct Compiler<'a> {
     config_version: &'a Arc<ConfigVersion>,
     digest: &'a Arc<OnceLock<ConfigDigest>>,
     guard: &'a Arc<GenerationGuard>,
-    traces: bool,
-    follows: bool,
+    adds_trace_context: bool,
+    tracks_socketio: bool,
     purpose: Purpose,
     http2_send_buffers: usize,
 }
@@ -260,8 +260,8 @@ impl Compiler<'_> {
                 listener: label,
                 logs: profile.access_log,
             }),
-            traces: self.traces,
-            follows: self.follows,
+            adds_trace_context: self.adds_trace_context,
+            tracks_socketio: self.tracks_socketio,
             http2_send_buffers: self.http2_send_buffers,
             place: listener.place,
             served,
@@ -393,7 +393,7 @@ impl Compiler<'_> {
         let edited = !matches!(action, RouteAction::SelfTest(..));
         let metrics = self.names.begin(&shared.profile, &route.name);
         CompiledRoute {
-            account: Arc::new(RouteStats {
+            stats: Arc::new(RouteStats {
                 name: Arc::clone(&route.name),
                 report_only: route.report_only,
                 metrics: if route.websocket { metrics.with_websockets() } else { metrics },

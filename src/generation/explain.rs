@@ -176,7 +176,7 @@ impl<'a> Explanation<'a> {
         if let Some(route) = &refusal.route {
             self.line(
                 "route",
-                &route.account.name,
+                &route.stats.name,
                 &self.generation.config.sources.locate(route.place),
             );
         }
@@ -228,11 +228,7 @@ impl<'a> Explanation<'a> {
         virtual_server: &VirtualServer,
         client: ClientAddr,
     ) {
-        self.line(
-            "route",
-            &route.account.name,
-            &self.generation.config.sources.locate(route.place),
-        );
+        self.line("route", &route.stats.name, &self.generation.config.sources.locate(route.place));
         match &route.action {
             RouteAction::Deny => self.line("verdict", "refused: 403 route_denied", ""),
             RouteAction::Ready(upstreams) => {
@@ -268,7 +264,7 @@ impl<'a> Explanation<'a> {
                         passes: &route.passes,
                     },
                 );
-                let report = if route.account.report_only {
+                let report = if route.stats.report_only {
                     ", report only: without this route it would be denied"
                 } else {
                     ""

@@ -64,7 +64,7 @@ struct PassthroughTable {
 /// One compiled route.
 pub struct PassthroughRoute {
     /// Log and metric labels.
-    pub tally: Arc<PassthroughRouteStats>,
+    pub stats: Arc<PassthroughRouteStats>,
     /// Place of the `upstream` key in the configuration.
     pub place: Span,
     /// Destination of the connections.
@@ -87,11 +87,11 @@ pub struct PassthroughRouteStats {
 #[derive(Clone)]
 pub struct PassthroughConn {
     /// Current configuration of its listener.
-    pub place: Arc<ArcSwap<PassthroughListener>>,
+    pub listener: Arc<ArcSwap<PassthroughListener>>,
     /// Labels of its listener when it was opened.
     pub names: Arc<ListenerLabels>,
     /// Labels of its route.
-    pub tally: Arc<PassthroughRouteStats>,
+    pub stats: Arc<PassthroughRouteStats>,
     /// Address of the client.
     pub client: ClientAddr,
     /// Server name in the ClientHello; `None` if it had none or was not read.
@@ -136,7 +136,7 @@ pub(super) fn compile<'a>(
         by_wildcard: HashMap::new(),
         catch_all: None,
     };
-    let tally = |name: &str| {
+    let stats = |name: &str| {
         Arc::new(PassthroughRouteStats {
             name: name.to_owned(),
             metrics: inputs.names.tcp(&tcp.name, name),
@@ -155,14 +155,14 @@ pub(super) fn compile<'a>(
             table.catch_all = Some(index);
         }
         table.routes.push(Arc::new(PassthroughRoute {
-            tally: tally(&route.name),
+            stats: stats(&route.name),
             place: route.place,
             upstream: Arc::clone(upstream),
             counters: counters.clone(),
             same_port: route.same_port,
         }));
     }
-    let (table, no_route) = (Arc::new(table), tally(NO_ROUTE));
+    let (table, no_route) = (Arc::new(table), stats(NO_ROUTE));
     tcp.listeners.iter().map(move |listener| {
         let label = listener.listen.to_string();
         PassthroughListener {

@@ -42,9 +42,9 @@ pub struct VirtualServer {
     /// Field in which trusted proxies name the client.
     pub named_by: ClientAddressField,
     /// Whether forwarded requests get a `traceparent` field of the gateway.
-    pub traces: bool,
+    pub adds_trace_context: bool,
     /// Whether Socket.IO sessions are tracked.
-    pub follows: bool,
+    pub tracks_socketio: bool,
     /// Limits per client, connection and request.
     pub limits: Limits,
     /// Limit on buffered response bytes that HTTP/2 clients have not read yet, over all
@@ -109,7 +109,7 @@ impl ListenerService {
 /// One compiled route.
 pub struct CompiledRoute {
     /// Log and metric labels.
-    pub account: Arc<RouteStats>,
+    pub stats: Arc<RouteStats>,
     /// Place of the `path` key in the configuration.
     pub place: config::Span,
     /// Action for matching requests.
@@ -202,7 +202,7 @@ pub struct RouteQuery<'a> {
 #[derive(Clone)]
 pub struct TunnelInfo {
     /// Current virtual server of its listener.
-    pub place: Arc<ArcSwap<VirtualServer>>,
+    pub virtual_server: Arc<ArcSwap<VirtualServer>>,
     /// Labels of its listener when it was opened.
     pub names: Arc<ListenerLabels>,
     /// Labels of its route.

@@ -29,7 +29,7 @@ pub(super) struct PassthroughLog {
     worker: Rc<Worker>,
     names: Arc<ListenerLabels>,
     config_version: Arc<ConfigVersion>,
-    tally: Arc<PassthroughRouteStats>,
+    stats: Arc<PassthroughRouteStats>,
     pub(super) id: RequestId,
     pub(super) start: Instant,
     pub(super) client: ClientAddr,
@@ -66,7 +66,7 @@ impl PassthroughLog {
             worker: Rc::clone(worker),
             names: Arc::clone(&passthrough_listener.names),
             config_version: Arc::clone(&passthrough_listener.config_version),
-            tally: Arc::clone(&passthrough_listener.no_route),
+            stats: Arc::clone(&passthrough_listener.no_route),
             start: Instant::now(),
             client,
             via: None,
@@ -87,7 +87,7 @@ impl PassthroughLog {
 
     /// Records the route of the connection.
     pub(super) fn set_route(&mut self, route: &PassthroughRoute) {
-        self.tally = Arc::clone(&route.tally);
+        self.stats = Arc::clone(&route.stats);
         self.upstream = Some(Arc::clone(&route.upstream.name));
     }
 
@@ -108,17 +108,17 @@ impl PassthroughLog {
     /// facts by which later generations decide whether it is still allowed.
     pub(super) fn opened(&mut self, place: &Arc<ArcSwap<PassthroughListener>>) -> PassthroughConn {
         let passthrough_conn = PassthroughConn {
-            place: Arc::clone(place),
+            listener: Arc::clone(place),
             names: Arc::clone(&self.names),
-            tally: Arc::clone(&self.tally),
+            stats: Arc::clone(&self.stats),
             client: self.client,
             server_name: self.server_name.clone(),
             upstream: self.upstream.clone().unwrap_or_default(),
             endpoint: self.endpoint.clone().unwrap_or_default(),
         };
         self.end = Some(PassthroughEnd::Unknown);
-        self.tally.metrics.passed.inc();
-        self.tally.metrics.active.inc();
+        self.stats.metrics.passed.inc();
+        self.stats.metrics.active.inc();
         self.listed = Some(self.worker.passthrough_conn.add(passthrough_conn.clone()));
         passthrough_conn
     }
@@ -129,7 +129,7 @@ impl PassthroughLog {
     }
 
     fn count(&self) {
-        let metrics = &self.tally.metrics;
+        let metrics = &self.stats.metrics;
         if let Some(reason) = self.reason {
             self.worker.metrics.refused(reason as usize);
             // A connection with an open tunnel was already counted by `opened`.
@@ -158,7 +158,7 @@ impl LogEvent for PassthroughLog {
             via.write_fields(line);
         }
         if let Some(upstream) = &self.upstream {
-            line.text(Key::Route, self.tally.name.as_bytes());
+            line.text(Key::Route, self.stats.name.as_bytes());
             line.text(Key::Upstream, upstream.as_bytes());
         }
         if let Some(endpoint) = &self.endpoint {

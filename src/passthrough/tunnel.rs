@@ -79,7 +79,7 @@ pub(super) fn spawn(
     local.clone().spawn(async move {
         let moved = ByteCounts::default();
         let allowed = || {
-            passthrough_conn.place.load().reload_verdict(&passthrough_conn)
+            passthrough_conn.listener.load().reload_verdict(&passthrough_conn)
                 != ReloadVerdict::Forbidden
         };
         let total = timeouts.total;
@@ -145,7 +145,7 @@ impl CloseSchedule {
     ) -> Poll<()> {
         let failovers = local.failovers();
         if self.evaluated.replace(failovers) != Some(failovers) {
-            match passthrough_conn.place.load().reload_verdict(passthrough_conn) {
+            match passthrough_conn.listener.load().reload_verdict(passthrough_conn) {
                 ReloadVerdict::Superseded(within) => {
                     self.timer.get_or_insert_with(|| {
                         let timer = local.clock.timer();

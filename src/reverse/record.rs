@@ -98,7 +98,7 @@ impl RequestLog {
         let known = if trusted { head.fields.first(KnownField::RequestId) } else { None };
         let mut record = Self::rejected(worker, client_conn, virtual_server);
         record.client = virtual_server.client_of(client_conn.client, &head.fields);
-        record.trace = virtual_server.traces.then(|| {
+        record.trace = virtual_server.adds_trace_context.then(|| {
             let (came, span) = (head.fields.all(KnownField::TraceParent), worker.ids.span());
             // A new trace gets the id of its first request.
             TraceParent::next(came, span, trusted)
@@ -112,7 +112,7 @@ impl RequestLog {
             host: head.host_name(),
             path: path::raw(&head.target),
         });
-        if virtual_server.follows {
+        if virtual_server.tracks_socketio {
             record.probe = RequestProbe::new(head);
         }
         record.request = Some(RequestLogFields {
@@ -172,7 +172,7 @@ impl RequestLog {
         {
             probe.set_route(sessions, proxy_target.first_byte);
         }
-        let route = &route.account;
+        let route = &route.stats;
         route.metrics.in_flight.inc();
         if route.report_only {
             route.metrics.report_only.inc();
@@ -255,7 +255,7 @@ impl RequestLog {
     pub(super) fn list(&mut self, place: &Arc<ArcSwap<VirtualServer>>) {
         let (Some(request), Some(upstream)) = (&self.request, &self.upstream) else { return };
         self.listed = Some(self.worker.tunnels.add(TunnelInfo {
-            place: Arc::clone(place),
+            virtual_server: Arc::clone(place),
             names: Arc::clone(&self.names),
             route: self.route.clone(),
             host: request.host.clone(),

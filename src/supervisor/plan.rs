@@ -135,7 +135,7 @@ fn is_closed(tunnel: &TunnelInfo, new: &Generation) -> bool {
         virtual_server.still_carries(query, &tunnel.upstream, tunnel.endpoint.as_deref())
             && virtual_server.accepts(&tunnel.handshake)
     };
-    !new.replacement(&tunnel.place.load()).is_some_and(carries)
+    !new.replacement(&tunnel.virtual_server.load()).is_some_and(carries)
 }
 
 /// Open connections, tunnels and requests of the running gateway, by configuration item.
@@ -163,14 +163,14 @@ impl OpenNow {
             let ListenerService::Routes { routes, .. } = &virtual_server.served else { continue };
             for route in routes {
                 places.insert(
-                    (virtual_server.names.profile.as_str(), &*route.account.name),
+                    (virtual_server.names.profile.as_str(), &*route.stats.name),
                     route.place,
                 );
                 // The listeners of a profile share a route's gauge.
                 let hash_map::Entry::Vacant(entry) = now.routes.entry(route.place) else {
                     continue;
                 };
-                let requests = gauge(&route.account.metrics.in_flight);
+                let requests = gauge(&route.stats.metrics.in_flight);
                 entry.insert(OpenCounts { requests, ..OpenCounts::default() });
                 now.all.requests += requests;
                 if let RouteAction::Proxy(ProxyTarget { upstream, .. }) = &route.action {
@@ -211,13 +211,13 @@ impl OpenNow {
             self.listeners.entry(label).or_default().connections = connections;
             for route in passthrough_listener.routes() {
                 places.insert(
-                    (passthrough_listener.names.profile.as_str(), route.tally.name.as_str()),
+                    (passthrough_listener.names.profile.as_str(), route.stats.name.as_str()),
                     route.place,
                 );
             }
         }
         for one in passthrough_conn {
-            let replacement = new.passthrough_replacement(&one.place.load());
+            let replacement = new.passthrough_replacement(&one.listener.load());
             let closes = replacement.is_none_or(|replacement| {
                 replacement.reload_verdict(one) == ReloadVerdict::Forbidden
             });
@@ -228,7 +228,7 @@ impl OpenNow {
             count(&mut self.all);
             count(self.upstreams.entry(one.upstream.to_string()).or_default());
             count(self.listeners.entry(one.names.listener.clone()).or_default());
-            if let Some(place) = places.get(&(one.names.profile.as_str(), one.tally.name.as_str()))
+            if let Some(place) = places.get(&(one.names.profile.as_str(), one.stats.name.as_str()))
             {
                 count(self.routes.entry(*place).or_default());
             }
@@ -349,10 +349,10 @@ fn describe_decision(seen: &RecentRequest, generation: &Generation) -> String {
     match virtual_server.decide_query(&query) {
         Ok(RouteDecision::Route(route)) => match &route.action {
             RouteAction::Proxy(ProxyTarget { upstream, strip_prefix: Some(prefix), .. }) => {
-                format!("route {} to {} without {prefix}", route.account.name, upstream.name)
+                format!("route {} to {} without {prefix}", route.stats.name, upstream.name)
             }
             RouteAction::Proxy(ProxyTarget { upstream, .. }) => {
-                format!("route {} to {}", route.account.name, upstream.name)
+                format!("route {} to {}", route.stats.name, upstream.name)
             }
             RouteAction::Redirect { to, status } => format!("{status} to {to}"),
             RouteAction::Deny => format!("refused {}", Reason::RouteDenied.word()),

@@ -211,7 +211,7 @@ fn served(generation: &Generation) -> (Vec<ListenerRow>, Vec<RouteRow>) {
                 for route in routes {
                     let one = RouteRow {
                         profile: virtual_server.names.profile.clone(),
-                        name: route.account.name.to_string(),
+                        name: route.stats.name.to_string(),
                         goes: goes(&route.action),
                     };
                     if known.insert((one.profile.clone(), one.name.clone())) {
@@ -258,7 +258,7 @@ fn tls(spoken: bool) -> &'static str {
 /// Passthrough targets, by the names of the routes.
 fn passes(passthrough_listener: &PassthroughListener) -> String {
     let routes = passthrough_listener.routes().iter();
-    let routes = routes.map(|route| format!("{} to {}", route.tally.name, route.upstream.name));
+    let routes = routes.map(|route| format!("{} to {}", route.stats.name, route.upstream.name));
     routes.collect::<Vec<_>>().join(", ")
 }
 

@@ -62,7 +62,7 @@ impl<'a> Explanation<'a> {
             Err(reason) => refused(&mut explanation, reason),
             Ok(route) => {
                 explanation.served = true;
-                explanation.line("route", &route.tally.name, &locate(route.place));
+                explanation.line("route", &route.stats.name, &locate(route.place));
                 explanation.upstream(&route.upstream);
                 if route.same_port {
                     let port = passthrough_listener.address.port();
