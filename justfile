@@ -56,6 +56,10 @@ fmt:
 check DIRECTORY="config":
     cargo run --quiet -- check {{ DIRECTORY }}
 
+# Write the generated parts of docs/reference anew
+reference:
+    cargo run --example reference
+
 # Write the expected output of tests/check anew; read the difference before committing it
 golden:
     UPDATE_GOLDEN=1 cargo test --test check

@@ -12,16 +12,9 @@
     reason = "a panic is how a test fails"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use app_gateway::message::Reason;
-use app_gateway::message::reason::{Flag, Origin};
-use app_gateway::telemetry::Metrics;
-use app_gateway::telemetry::endpoints::{EndpointSample, UpstreamSample};
-use app_gateway::telemetry::exposition::ExpositionFormat;
-use app_gateway::telemetry::socketio;
 
 /// Lines of a file without its unit tests: as much as a newcomer reads in one sitting.
 const LONGEST_FILE: usize = 500;
@@ -213,44 +206,6 @@ fn files_that_may_hold_secrets_are_read_in_one_way() {
 }
 
 #[test]
-fn the_reference_lists_every_reason_and_its_status() {
-    let page = read("docs/reference/reason-codes.md");
-    let rows: BTreeMap<String, String> = rows(&page, "reason")
-        .into_iter()
-        .filter_map(|cells| {
-            let told = format!("{} | {}", cells.get(1)?, cells.get(2)?);
-            Some((cells.first()?.trim_matches('`').to_owned(), told))
-        })
-        .collect();
-    let mut wrong = Vec::new();
-    for reason in Reason::ALL {
-        // The log has status `-` for connections that end before there is a request.
-        let status = if reason.code() == 0 { "-".to_owned() } else { reason.code().to_string() };
-        let status = format!("{status} | {}", reason.flag().letters());
-        match rows.get(reason.word()) {
-            None => wrong.push(format!(
-                "docs/reference/reason-codes.md lacks the row: | `{}` | {status} | {} |",
-                reason.word(),
-                reason.sentence()
-            )),
-            Some(said) if *said != status => {
-                wrong.push(format!(
-                    "docs/reference/reason-codes.md says {said} for `{}`; the code says {status}",
-                    reason.word()
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    for word in rows.keys().filter(|word| Reason::ALL.iter().all(|reason| reason.word() != *word)) {
-        wrong.push(format!(
-            "docs/reference/reason-codes.md has a row for `{word}`, which is no reason (any more)"
-        ));
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-#[test]
 fn the_image_exposes_the_forward_proxy_and_lets_it_be_reached() {
     let (image, config) = (read("Dockerfile"), read("config/forward.toml"));
     let port = config
@@ -261,74 +216,6 @@ fn the_image_exposes_the_forward_proxy_and_lets_it_be_reached() {
     let exposed = image.lines().find_map(|line| line.strip_prefix("EXPOSE ")).unwrap_or_default();
     assert!(exposed.split(' ').any(|one| one == port), "EXPOSE lacks {port}: {exposed}");
     assert!(image.contains("FORWARD_ADDR=0.0.0.0"), "loopback cannot be reached from outside");
-}
-
-#[test]
-fn the_reference_lists_every_response_flag() {
-    let written: Vec<_> = rows(&read("docs/reference/reason-codes.md"), "response flag");
-    let flags = Flag::ALL.iter().map(|flag| {
-        let origin = if flag.origin() == Origin::Envoy { "Envoy" } else { "app-gateway" };
-        [format!("`{}`", flag.letters()), origin.to_owned(), flag.sentence().to_owned()]
-    });
-    let known: Vec<_> = flags.map(Vec::from).collect();
-    assert_eq!(written, known, "the table of response flags in docs/reference/reason-codes.md");
-}
-
-#[test]
-fn the_reference_lists_every_metric() {
-    let page = read("docs/reference/metrics.md");
-    let written: BTreeSet<String> = rows(&page, "metric")
-        .into_iter()
-        .filter_map(|cells| cells.into_iter().next())
-        .map(|cell| cell.split(['`', '{']).nth(1).unwrap_or_default().to_owned())
-        .collect();
-    let known: BTreeSet<String> =
-        families().iter().map(|name| name.replacen("app_gateway_", "", 1)).collect();
-    let missing: Vec<_> = known.difference(&written).collect();
-    let stale: Vec<_> = written.difference(&known).collect();
-    assert!(
-        missing.is_empty() && stale.is_empty(),
-        "the metrics table of docs/reference/metrics.md lacks {missing:?} and has too many: {stale:?}"
-    );
-}
-
-/// Names of all metric families, from a scrape of a gateway that uses every feature.
-fn families() -> BTreeSet<String> {
-    let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
-    let names = metrics.allot(1);
-    let _one = (
-        names.route("p", "r").with_websockets(),
-        names.listener_for_balancers("p", "l"),
-        names.upstream("u"),
-    );
-    let _rule = names.rule("r", 0);
-    let sessions = names.socketio("p", "u")();
-    sessions.ended(true, "closed");
-    sessions.not_upgraded("never_tried");
-    let told =
-        socketio::SessionGauges { of: &sessions, state: "stuck", cause: Some("never_tried") };
-    metrics.socketio.update_gauges([told].into_iter());
-    let _passed = names.tcp("p", "r");
-    metrics.set_active_configuration(&names, &[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
-    metrics.set_generation(1, "h");
-    metrics.record_reload("applied", true);
-    let upstream = UpstreamSample { name: "u", on_backup: false, sessions: 0 };
-    let endpoint = EndpointSample {
-        upstream: "u",
-        endpoint: "e",
-        up: true,
-        since: 0,
-        open: 0,
-        resolved: Some(0),
-    };
-    metrics.endpoints.update_gauges([upstream].into_iter(), [endpoint].into_iter());
-    metrics.endpoints.checked("u", "good");
-    metrics.peers.update_gauges("b", (true, 0), [("version", 0)].into_iter());
-    let text = String::from_utf8(metrics.render(ExpositionFormat::Text)).unwrap();
-    text.lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
-        .map(str::to_owned)
-        .collect()
 }
 
 #[test]
@@ -421,18 +308,6 @@ fn anchors(text: &str) -> BTreeSet<String> {
             kept.collect::<String>().to_lowercase().replace(' ', "-")
         })
         .collect()
-}
-
-/// The rows of the table whose first heading is `first`, as trimmed cells.
-fn rows(text: &str, first: &str) -> Vec<Vec<String>> {
-    let cells = |line: &str| -> Vec<String> {
-        line.trim().trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
-    };
-    let mut lines = text.lines().skip_while(|line| {
-        !line.starts_with('|') || cells(line).first().is_none_or(|cell| cell != first)
-    });
-    assert!(lines.next().is_some(), "no table whose first column is headed `{first}`");
-    lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect()
 }
 
 // --- Reading ----------------------------------------------------------------------------------

@@ -10,111 +10,27 @@ use std::fs;
 use std::path::Path;
 
 use app_gateway::config::problem::Sources;
+use app_gateway::config::reference::{self, KeyReference};
 use app_gateway::config::{self, Config, Outline};
 
-const CERTIFICATE: &str =
-    "[certificate.c]\npairs = [{ chain = \"dummy.pem\", key = \"dummy.pem\" }]\n";
-const UPSTREAM: &str = "[upstream.u]\nendpoints = [\"https://10.0.0.5:1\"]\n";
-const PROFILE: &str = "[profile.internet]\ncertificates = [\"c\"]\n";
-const LISTENER: &str = "[[profile.internet.listener]]\nlisten = \"127.0.0.1:8443\"\n";
-const ROUTE: &str = "[[profile.internet.route]]\npath = \"/\"\nupstream = \"u\"\n";
-const FORWARD_LISTENER: &str = "[[forward.listener]]\nlisten = \"127.0.0.1:3128\"\n";
-const PASSTHROUGH_LISTENER: &str = "[[tcp.t.listener]]\nlisten = \"127.0.0.1:7443\"\n";
-const PASSTHROUGH_ROUTE: &str = "[[tcp.t.route]]\nupstream = \"u\"\n";
+#[path = "common/config_templates.rs"]
+mod config_templates;
 
-/// A complete configuration with a key of `table` in place of `@`; `None` if this test does not
-/// know the table.
-fn template(table: &str, key: &str) -> Option<String> {
-    let base = [CERTIFICATE, UPSTREAM, PROFILE, LISTENER, ROUTE];
-    let upstream = |more: &str| [&base[..2], &[more], &base[2..]].concat().concat();
-    let profile = |more: &str| [&base[..3], &[more], &base[3..]].concat().concat();
-    let listener = |more: &str| [&base[..4], &[more], &base[4..]].concat().concat();
-    let last = |more: &[&str]| [&base[..], more].concat().concat();
-    Some(match table {
-        "GatewayFile" => last(&["[gateway]\n@"]),
-        "DriftFile" => last(&[
-            "[gateway]\nshared-secret-file = \"dummy.pem\"\n[gateway.drift]\npeers = [\"u\"]\n@",
-        ]),
-        "AccessLogTable" => last(&["[gateway.access-log]\nfile = \"./a.log\"\n@"]),
-        "RotateFile" => last(&[
-            "[gateway.access-log]\nfile = \"./a.log\"\n[gateway.access-log.rotate]\nsize = \"9MiB\"\n@",
-        ]),
-        "AdminFile" => last(&["[admin]\nlisten = \"127.0.0.1:9145\"\n@"]),
-        "ProfileFile" => profile("trusted-proxies = [\"10.0.0.1\"]\n@"),
-        "LimitsFile" => profile("[profile.internet.limits]\n@"),
-        "TimeoutsFile" => profile("[profile.internet.timeouts]\n@"),
-        "ListenerFile" => listener("client-ca = \"dummy.pem\"\n@"),
-        "ProxyProtocolFile" => {
-            listener("[profile.internet.listener.proxy-protocol]\nfrom = [\"10.0.0.1\"]\n@")
-        }
-        "RouteFile" if key == "status" => {
-            last(&["[[profile.internet.route]]\npath = \"/a\"\nredirect = \"/b\"\n@"])
-        }
-        "RouteFile" => last(&["@"]),
-        "SelfTestTable" => last(&[
-            "[[profile.internet.route]]\npath = \"/t/\"\n[profile.internet.route.self-test]\n@",
-        ]),
-        "DoctorFile" => last(&["[doctor]\n@"]),
-        "ForwardFile" => last(&["[forward]\n@", FORWARD_LISTENER]),
-        "SniFile" => last(&["[forward.sni]\n@", FORWARD_LISTENER]),
-        "ForwardLimitsFile" => last(&["[forward.limits]\n@", FORWARD_LISTENER]),
-        "ForwardTimeoutsFile" => last(&["[forward.timeouts]\n@", FORWARD_LISTENER]),
-        "ForwardListenerFile" => {
-            last(&[FORWARD_LISTENER, "certificates = [\"c\"]\nclient-ca = \"dummy.pem\"\n@"])
-        }
-        "RuleFile" => last(&[
-            FORWARD_LISTENER,
-            "[[forward.rule]]\nname = \"r\"\nclients = [\"10.0.0.5\"]\nallow = [\"a.test\"]\n@",
-        ]),
-        "ParentFile" => {
-            let rule = "[forward]\nvia = \"e\"\n";
-            last(&[
-                rule,
-                FORWARD_LISTENER,
-                "[[forward.parent]]\nname = \"e\"\nendpoints = [\"http://10.0.0.9:1\"]\n@",
-            ])
-        }
-        "TcpFile" => last(&["[tcp.t]\n@", PASSTHROUGH_LISTENER, PASSTHROUGH_ROUTE]),
-        "TcpLimitsFile" => last(&["[tcp.t.limits]\n@", PASSTHROUGH_LISTENER, PASSTHROUGH_ROUTE]),
-        "TcpTimeoutsFile" => {
-            last(&["[tcp.t.timeouts]\n@", PASSTHROUGH_LISTENER, PASSTHROUGH_ROUTE])
-        }
-        "TcpListenerFile" => last(&[PASSTHROUGH_LISTENER, "@", PASSTHROUGH_ROUTE]),
-        "TcpRouteFile" => last(&[PASSTHROUGH_LISTENER, PASSTHROUGH_ROUTE, "@"]),
-        "UpstreamFile" => upstream("@"),
-        "CheckFile" => upstream("[upstream.u.check]\npath = \"/health\"\n@"),
-        "EjectFile" => upstream("[upstream.u.eject]\n@"),
-        "FailOverFile" => upstream("backup = [\"https://10.0.1.5:1\"]\n[upstream.u.fail-over]\n@"),
-        _ => return None,
-    })
-}
+use config_templates::template;
 
 /// The value after "Default" as it would be written in TOML: `"60s"`, `[443]`, `256`, `true`.
 fn documented(description: &str) -> Option<String> {
-    let text = description.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (_, rest) = text.split_once("Default ")?;
-    let literal = match rest.strip_prefix('`') {
-        Some(rest) => rest.split_once('`')?.0,
-        None => rest.split([' ', '.', ',', ';']).next()?,
-    };
-    let value = |text: &str| text.parse::<i64>().is_ok() || matches!(text, "true" | "false");
-    (literal.starts_with(['"', '[']) || value(literal)).then(|| literal.to_owned())
+    reference::default_value(description).and_then(|(_, default)| default.literal)
 }
 
 /// Table, key and default of every key that has a default.
 fn defaults() -> Vec<(String, String, String)> {
-    let schema = config::schema();
-    let mut all = Vec::new();
-    for (table, definition) in schema["$defs"].as_object().unwrap() {
-        let keys = definition["properties"].as_object();
-        for (key, property) in keys.into_iter().flatten() {
-            let description = property["description"].as_str().unwrap_or_default();
-            if let Some(value) = documented(description) {
-                all.push((table.clone(), key.clone(), value));
-            }
-        }
-    }
-    all
+    let keys = reference::reference().into_iter().flat_map(|table| {
+        let keys = table.keys.into_iter();
+        keys.map(move |key| (table.definition.clone(), key))
+    });
+    let value = |key: &KeyReference| key.default.as_ref()?.literal.clone();
+    keys.filter_map(|(table, key)| value(&key).map(|value| (table, key.name, value))).collect()
 }
 
 /// The debug output of the loaded configuration, without positions in files.
@@ -140,7 +56,7 @@ fn writing_a_documented_default_changes_nothing() {
     assert!(all.len() > 90, "only {} defaults", all.len());
     for (table, key, value) in all {
         let Some(template) = template(&table, &key) else {
-            panic!("`{table}` has a default (`{key}`): add it to `template` in tests/defaults.rs");
+            panic!("`{table}` has a default (`{key}`): add it to tests/common/config_templates.rs");
         };
         let without = loaded_without_spans(dir.path(), &template.replace('@', ""));
         let with =
@@ -195,18 +111,4 @@ fn the_documents_state_the_defaults_of_the_schema() {
     }
     assert!(compared > 20, "only {compared}");
     assert!(wrong.is_empty(), "not in the schema:\n{}", wrong.join("\n"));
-}
-
-#[test]
-fn defaults_are_extracted_from_descriptions() {
-    for (description, value) in [
-        ("Longest.\nDefault\n`\"60s\"`.", Some("\"60s\"")),
-        ("Default 256.", Some("256")),
-        ("Default true. A poll never is.", Some("true")),
-        ("Default `[443]`; with `deny`: any.", Some("[443]")),
-        ("Default: the profile's.", None),
-        ("Default port 443.", None),
-    ] {
-        assert_eq!(documented(description).as_deref(), value, "{description}");
-    }
 }

@@ -23,7 +23,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum EgressCommand {
     /// The open tunnels of the forward proxy
     List {
-        /// For programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },

@@ -132,7 +132,7 @@ enum Command {
     Endpoint {
         /// The new state
         #[arg(value_enum)]
-        wish: endpoint::EndpointAction,
+        action: endpoint::EndpointAction,
         /// Name of the upstream
         upstream: String,
         /// Host and port of the endpoint, as `app-gateway status` shows them
@@ -236,8 +236,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Confirm { abort: true } | Command::Rollback) => {
             reload::rollback(&chosen(directory))
         }
-        Some(Command::Endpoint { wish, upstream, endpoint }) => {
-            endpoint::endpoint(&chosen(directory), wish, upstream, endpoint)
+        Some(Command::Endpoint { action, upstream, endpoint }) => {
+            endpoint::endpoint(&chosen(directory), action, upstream, endpoint)
         }
         Some(Command::Status { json }) => status::status(&chosen(directory), json),
         Some(Command::Drift { json }) => drift::drift(&chosen(directory), json),

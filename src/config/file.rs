@@ -103,7 +103,7 @@ pub struct DirectoryFile {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct GatewayFile {
-    /// Number of data workers, one thread each. Default: one per core.
+    /// Number of data workers, one thread each, e.g. `4`. Default: one per core.
     pub workers: Maybe<i64>,
     /// Destination of access-log lines: `"stdout"`, `"off"`, or the path of a file; or a table,
     /// which also sets their format. Default `"stdout"`.
@@ -131,7 +131,8 @@ pub struct GatewayFile {
     /// upstreams and certificates. Further ones are counted together as `other`. Default 500.
     pub metrics_limit: Maybe<i64>,
     /// File with a secret that several gateways share, so that a client of one can continue at
-    /// another. `app-gateway secret new` creates it. Default: none.
+    /// another, e.g. `"/etc/app-gateway/shared.secret"`. `app-gateway secret new` creates it.
+    /// Default: none.
     pub shared_secret_file: Maybe<String>,
     /// Gateways whose behaviour should equal this one's. Default: none.
     pub drift: Maybe<DriftFile>,
@@ -146,9 +147,9 @@ pub struct GatewayFile {
     /// Time for which `/readyz` answers "draining" while connections are still accepted, so that a
     /// balancer in front can redirect clients first, e.g. `"5s"`. Default `"0s"`.
     pub drain_delay: Maybe<String>,
-    /// User to run as when started as root: `"USER"` or `"USER:GROUP"`, by name or number. Ports
-    /// below 1024 can still be bound, also by a reload; files are read as this user from the start.
-    /// Default: none; a start as root is then refused.
+    /// User to run as when started as root: `"USER"` or `"USER:GROUP"`, by name or number, e.g.
+    /// `"app-gateway"`. Ports below 1024 can still be bound, also by a reload; files are read as
+    /// this user from the start. Default: none; a start as root is then refused.
     pub user: Maybe<String>,
     /// Run as root when started as root and `user` is not set. Default false.
     pub allow_root: Maybe<bool>,
@@ -167,18 +168,20 @@ pub struct AdminFile {
     /// Allow an address that other hosts can reach. Default false.
     pub expose: Maybe<bool>,
     /// Host names accepted by the listener, besides addresses, `localhost` and the name of this
-    /// host. Requests for another name are rejected, so that a page in a browser cannot send
-    /// requests here (DNS rebinding). Default: none.
+    /// host, e.g. `["gateway.example.com"]`. Requests for another name are rejected, so that a page
+    /// in a browser cannot send requests here (DNS rebinding). Default: none.
     pub hosts: Maybe<Vec<Written<String>>>,
     /// File with the token that commands such as `POST /reload` need over TCP, sent as
-    /// `Authorization: Bearer TOKEN`; only its owner may have access to it. `app-gateway secret new
-    /// FILE` creates it. Default: none; commands then work over the socket only.
+    /// `Authorization: Bearer TOKEN`; only its owner may have access to it, e.g.
+    /// `"/etc/app-gateway/admin.token"`. `app-gateway secret new FILE` creates it. Default: none;
+    /// commands then work over the socket only.
     pub token_file: Maybe<String>,
-    /// Upstreams that must be up for `/readyz` to answer 200 and not 503; backups do not count.
-    /// Default: none.
+    /// Upstreams that must be up for `/readyz` to answer 200 and not 503; backups do not count,
+    /// e.g. `["ccm"]`. Default: none.
     pub ready: Maybe<Vec<Written<String>>>,
     /// Path of the socket through which `app-gateway reload` and other commands reach the gateway,
-    /// or `"off"`. Default: one in `/run/app-gateway`, which every command finds by itself.
+    /// or `"off"`, e.g. `"/run/app-gateway/admin.sock"`. Default: one in `/run/app-gateway`, which
+    /// every command finds by itself.
     pub socket: Maybe<String>,
 }
 
@@ -195,9 +198,10 @@ pub struct CertificateFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PairFile {
-    /// PEM file with the certificate, followed by the intermediates. Relative to this directory.
+    /// PEM file with the certificate, followed by the intermediates, e.g. `"gateway.crt"`. Relative
+    /// to this directory.
     pub chain: Written<String>,
-    /// PEM file with the unencrypted private key. Relative to this directory.
+    /// PEM file with the unencrypted private key, e.g. `"gateway.key"`. Relative to this directory.
     pub key: Written<String>,
 }
 
@@ -211,7 +215,8 @@ pub struct ProfileFile {
     pub certificates: Maybe<Vec<Written<String>>>,
     /// Response to a client whose SNI matches no certificate. Default `"default"`.
     pub unknown_sni: Maybe<UnknownSniFile>,
-    /// Networks whose `X-Forwarded-*` and `X-Request-Id` are trusted. Default: none.
+    /// Networks whose `X-Forwarded-*` and `X-Request-Id` are trusted, e.g. `["10.0.0.10"]`.
+    /// Default: none.
     pub trusted_proxies: Maybe<Vec<Written<String>>>,
     /// Field in which `trusted-proxies` name the client. Default `"x-forwarded-for"`.
     pub client_address: Maybe<ClientAddressFile>,
@@ -276,8 +281,8 @@ pub struct LimitsFile {
     /// Memory for responses that a client has not read yet, per HTTP/2 connection, 64 KiB to 64
     /// MiB. Default `"1MiB"`.
     pub http2_send_buffer: Maybe<Amount>,
-    /// Requests in progress and open WebSockets, of all listeners of the profile together. Default:
-    /// twice `connections`.
+    /// Requests in progress and open WebSockets, of all listeners of the profile together, e.g.
+    /// `40000`. Default: twice `connections`.
     pub requests: Maybe<i64>,
     /// Requests in progress and open WebSockets per client address (IPv6: per /64), of all
     /// listeners of the profile together. Default: twice `connections-per-client`.
@@ -313,12 +318,12 @@ pub struct ListenerFile {
     pub listen: Written<String>,
     /// Serve only the routes to this upstream, with their `strip-prefix` already removed.
     pub component: Maybe<String>,
-    /// Plain HTTP: redirect all requests to https on this port.
+    /// Plain HTTP: redirect all requests to https on this port, e.g. `443`.
     pub redirect_to_https: Maybe<i64>,
     /// Offer HTTP/2. Default true.
     pub http2: Maybe<bool>,
     /// PEM file with CAs, or with certificates of clients themselves: request a certificate from
-    /// clients.
+    /// clients, e.g. `"/etc/app-gateway/clients-ca.pem"`.
     pub client_ca: Maybe<String>,
     /// Whether a client certificate is required. Default `"required"`. Only with `client-ca`.
     pub client_certificate: Maybe<ClientCertificateFile>,
@@ -359,7 +364,7 @@ pub struct RouteFile {
     /// and lower case, `;` parameters, `//`, with and without `/` at the end.
     pub deny: Maybe<bool>,
     /// Answer 200 if the gateway is ready and these upstreams are up, and 503 otherwise, for a
-    /// balancer in front. Backups do not count.
+    /// balancer in front, e.g. `["ccm"]`. Backups do not count.
     pub ready: Maybe<Vec<Written<String>>>,
     /// Answer with a page that tests the path from a browser to the gateway: `true`, or a table
     /// with `idle` and `socket-io`. Default: none.
@@ -384,7 +389,8 @@ pub struct RouteFile {
     /// Accept path parameters (`;jsessionid=1`) in the path. They are ignored when paths are
     /// compared, and forwarded unchanged. Default false.
     pub allow_path_parameters: Maybe<bool>,
-    /// Serve the request, but log and count it as one that would be denied without this route.
+    /// Serve the request, but log and count it as one that would be denied without this route. Default
+    /// false.
     pub report_only: Maybe<bool>,
     /// Time from the end of the request to the first byte of the response, or `"unlimited"`.
     /// Default: the upstream's.
@@ -392,7 +398,7 @@ pub struct RouteFile {
     /// Fields set on the response in addition to the profile's; `""` removes the field.
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub response_headers: Maybe<SpannedFields>,
-    /// Names of request fields to forward, in addition to the profile's.
+    /// Names of request fields to forward, in addition to the profile's, e.g. `["api_key"]`.
     pub pass_request_headers: Maybe<Vec<Written<String>>>,
     /// Origins that may show the page in a frame: `"nobody"`, `"self"`, `"anyone"`, or a list.
     pub framed_by: Maybe<FramedBy>,

@@ -25,8 +25,10 @@ fn without_null(schema: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(without_null),
         Value::Object(keys) => {
             keys.values_mut().for_each(without_null);
-            // `int64` is an implementation detail of the parser.
-            keys.remove("format");
+            // `int64` is an implementation detail of the parser. A key of that name is a table.
+            if keys.get("format").is_some_and(Value::is_string) {
+                keys.remove("format");
+            }
             if let Some(Value::Array(types)) = keys.get_mut("type") {
                 types.retain(|name| name != "null");
                 if let [only] = types.as_mut_slice() {
@@ -65,5 +67,6 @@ mod tests {
         assert_eq!(route["required"], serde_json::json!(["path"]));
         assert_eq!(route["properties"]["max-body"]["$ref"], "#/$defs/Size");
         assert_eq!(route["properties"]["retry"]["type"], "boolean");
+        assert!(schema["$defs"]["AccessLogTable"]["properties"]["format"].is_object());
     }
 }

@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Registry,
 };
 
+use super::families::FamilyRegistry;
 use super::metrics::{counters, gauges, named, single};
 
 /// Bucket bounds for name resolution and connecting, in seconds.
@@ -49,7 +49,7 @@ pub struct RuleMetrics {
 }
 
 impl EgressMetrics {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn new(registry: &FamilyRegistry) -> prometheus::Result<Self> {
         let connect = HistogramOpts::new(
             named("egress_connect_duration_seconds"),
             "Time from a request to the forward proxy until its destination was connected.",
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn only_reasons_that_happen_are_shown() {
-        let registry = Registry::new();
+        let registry = FamilyRegistry::default();
         let metrics = EgressMetrics::new(&registry).unwrap();
         let rule = metrics.rule("viber", 3);
         rule.refused(1, "one");

@@ -2,8 +2,9 @@
 //!
 //! The control runtime updates most of them when metrics are scraped, so labels are looked up then.
 
-use prometheus::{IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{IntCounterVec, IntGaugeVec};
 
+use super::families::FamilyRegistry;
 use super::metrics::{counters, gauges};
 
 /// Metric families of endpoints.
@@ -51,7 +52,7 @@ fn number(count: usize) -> i64 {
 }
 
 impl EndpointFamilies {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn new(registry: &FamilyRegistry) -> prometheus::Result<Self> {
         let endpoint = &["upstream", "endpoint"];
         Ok(Self {
             up: gauges(

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+use super::families::FamilyRegistry;
 use super::metrics::{counters, gauges, histograms};
 use super::series_guard::SeriesGuard;
 
@@ -147,7 +146,7 @@ impl ListenerMetrics {
 }
 
 impl ListenerFamilies {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn new(registry: &FamilyRegistry) -> prometheus::Result<Self> {
         let listener = &["profile", "listener"];
         Ok(Self {
             active: gauges(registry, "connections_active", "Open client connections.", listener)?,

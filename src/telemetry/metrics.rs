@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::core::Collector;
 use prometheus::proto::LabelPair;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
 };
 
 use super::cardinality::{KINDS, LabelLimits, OTHER_LABEL};
 use super::egress::EgressMetrics;
 use super::endpoints::EndpointFamilies;
 use super::exposition::{self, ExpositionFormat};
+use super::families::{FamilyDescription, FamilyRegistry};
 use super::listeners::{ListenerFamilies, ListenerMetrics};
 use super::peers::PeerFamilies;
 use super::process::ProcessCollector;
@@ -47,7 +48,7 @@ pub fn class(status: u16) -> usize {
 
 /// All metric families of the process.
 pub struct Metrics {
-    registry: Registry,
+    registry: FamilyRegistry,
     pub(super) series_counts: SeriesCounts,
     requests: IntCounterVec,
     seconds: HistogramVec,
@@ -107,7 +108,7 @@ impl Metrics {
     /// Not generic: the function is long, and each iterator type would get its own copy.
     #[expect(clippy::too_many_lines, reason = "one entry per metric family, and nothing else")]
     fn of(words: Vec<&'static str>) -> prometheus::Result<Arc<Self>> {
-        let registry = Registry::new();
+        let registry = FamilyRegistry::default();
         let route = &["profile", "route"];
         let reason_counts = counters(
             &registry,
@@ -419,6 +420,12 @@ impl Metrics {
         self.refusals.totals()
     }
 
+    /// Descriptions of all metric families.
+    #[must_use]
+    pub fn families(&self) -> Vec<FamilyDescription> {
+        self.registry.descriptions()
+    }
+
     /// Renders all metrics as text. Takes milliseconds for thousands of series, and no lock that a
     /// request would wait for.
     #[must_use]
@@ -442,7 +449,7 @@ pub(super) fn named(name: &str) -> String {
 }
 
 pub(super) fn single<C: Collector + Clone + 'static>(
-    registry: &Registry,
+    registry: &FamilyRegistry,
     metric: C,
 ) -> prometheus::Result<C> {
     registry.register(Box::new(metric.clone()))?;
@@ -450,7 +457,7 @@ pub(super) fn single<C: Collector + Clone + 'static>(
 }
 
 pub(super) fn counters(
-    registry: &Registry,
+    registry: &FamilyRegistry,
     name: &str,
     help: &str,
     labels: &[&str],
@@ -459,7 +466,7 @@ pub(super) fn counters(
 }
 
 pub(super) fn gauges(
-    registry: &Registry,
+    registry: &FamilyRegistry,
     name: &str,
     help: &str,
     labels: &[&str],
@@ -468,7 +475,7 @@ pub(super) fn gauges(
 }
 
 pub(super) fn histograms(
-    registry: &Registry,
+    registry: &FamilyRegistry,
     name: &str,
     help: &str,
     buckets: &[f64],

@@ -1,7 +1,8 @@
 //! Metrics of peer gateways, with which the configuration is compared.
 
-use prometheus::{IntGaugeVec, Registry};
+use prometheus::IntGaugeVec;
 
+use super::families::FamilyRegistry;
 use super::metrics::gauges;
 
 /// Metric families of peer gateways.
@@ -13,7 +14,7 @@ pub struct PeerFamilies {
 }
 
 impl PeerFamilies {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn new(registry: &FamilyRegistry) -> prometheus::Result<Self> {
         Ok(Self {
             reachable: gauges(
                 registry,
@@ -70,7 +71,7 @@ mod tests {
 
     #[test]
     fn who_is_compared_no_more_has_no_series_and_others_keep_theirs() {
-        let peers = PeerFamilies::new(&Registry::new()).unwrap();
+        let peers = PeerFamilies::new(&FamilyRegistry::default()).unwrap();
         let shown = || {
             let families = [&peers.reachable, &peers.differences, &peers.compared];
             families.map(|family| family.collect()[0].get_metric().len())

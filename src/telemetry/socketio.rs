@@ -7,8 +7,9 @@ use std::sync::{Arc, LazyLock};
 
 use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 
+use super::families::FamilyRegistry;
 use super::metrics::{counters, gauges};
 use super::series_guard::SeriesGuard;
 
@@ -89,7 +90,7 @@ impl SocketIoMetrics {
 }
 
 impl SocketIoFamilies {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn new(registry: &FamilyRegistry) -> prometheus::Result<Self> {
         let skipped = counters(
             registry,
             "socketio_skipped_total",

@@ -6,9 +6,10 @@ use std::sync::{Arc, OnceLock};
 
 use prometheus::core::Collector as _;
 use prometheus::proto::{Metric, MetricFamily};
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::Metrics;
+use super::families::FamilyRegistry;
 use super::metrics::{counters, gauges};
 use super::series_guard::{SeriesGuard, SeriesKind};
 
@@ -138,7 +139,7 @@ impl PassthroughMetrics {
 }
 
 impl PassthroughFamilies {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn new(registry: &FamilyRegistry) -> prometheus::Result<Self> {
         Ok(Self {
             connections: counters(
                 registry,

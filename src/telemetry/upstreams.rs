@@ -4,10 +4,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+use super::families::FamilyRegistry;
 use super::metrics::{CLASSES, REQUEST_BUCKETS, class, counters, gauges, histograms};
 use super::series_guard::SeriesGuard;
 
@@ -167,7 +166,7 @@ impl Drop for ConnGauge {
 }
 
 impl UpstreamFamilies {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn new(registry: &FamilyRegistry) -> prometheus::Result<Self> {
         let upstream = &["upstream"];
         Ok(Self {
             connects: counters(

@@ -1,9 +1,8 @@
 //! Metrics of WebSockets, per route.
 
-use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+use super::families::FamilyRegistry;
 use super::metrics::{counters, gauges, histograms};
 
 /// Bucket bounds in seconds, for tunnels that last for hours.
@@ -104,7 +103,7 @@ impl WebSocketMetrics {
 }
 
 impl WebSocketFamilies {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn new(registry: &FamilyRegistry) -> prometheus::Result<Self> {
         let route = &["profile", "route"];
         Ok(Self {
             active: gauges(registry, "websocket_active", "Open WebSockets.", route)?,

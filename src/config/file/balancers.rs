@@ -9,7 +9,8 @@ use super::{Maybe, Written};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ProxyProtocolFile {
-    /// Networks or addresses of the balancers. Connections from there must begin with a header.
+    /// Networks or addresses of the balancers, e.g. `["10.0.0.10"]`. Connections from there must
+    /// begin with a header.
     pub from: Written<Vec<Written<String>>>,
     /// Treatment of connections from other addresses. A header is never read from them. Default
     /// `"refuse"`.

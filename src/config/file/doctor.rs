@@ -25,24 +25,28 @@ pub struct DoctorFile {
     pub public: Maybe<Vec<Written<String>>>,
     /// The forward proxy the components use, e.g. `"10.0.0.4:3128"`. Default: the gateway's own.
     pub proxy: Maybe<String>,
-    /// Hosts that must be reachable through it. Default: the names that `[forward]` allows; without
-    /// it, Facebook, Viber and Twilio. Default port 443.
+    /// Hosts that must be reachable through it, e.g. `["graph.facebook.com"]`. Default: the names
+    /// that `[forward]` allows; without it, Facebook, Viber and Twilio. Default port 443.
     pub platforms: Maybe<Vec<Written<String>>>,
-    /// Microsoft SQL Server. Default port 1433.
+    /// Microsoft SQL Server, e.g. `["sql.example.com"]`. Default port 1433.
     pub sql: Maybe<Vec<Written<String>>>,
-    /// SMPP gateways. Default port 2775.
+    /// SMPP gateways, e.g. `["smsc.example.com:2775"]`. Default port 2775.
     pub smpp: Maybe<Vec<Written<String>>>,
-    /// TURN servers, over TCP and UDP. Default port 3478.
+    /// TURN servers, over TCP and UDP, e.g. `["turn.example.com:3478"]`. Default port 3478.
     pub turn: Maybe<Vec<Written<String>>>,
     /// UDP relay ports of the TURN servers. Default `"49152-49252"`.
     pub relay_ports: Maybe<String>,
-    /// Cisco Finesse: the REST API on the given port (default 8445), and XMPP on 5222.
+    /// Cisco Finesse: the REST API on the given port (default 8445), and XMPP on 5222, e.g.
+    /// `["finesse.example.com:8445"]`.
     pub finesse: Maybe<Vec<Written<String>>>,
-    /// PEM file with the CAs that must have issued Finesse's certificates. Default: the system's.
+    /// PEM file with the CAs that must have issued Finesse's certificates, e.g.
+    /// `"/etc/app-gateway/finesse-ca.pem"`. Default: the system's.
     pub finesse_ca_file: Maybe<String>,
-    /// Sources of the product's installation: GitLab and the container registry. Default port 443.
+    /// Sources of the product's installation: GitLab and the container registry, e.g.
+    /// `["gitlab.example.com"]`. Default port 443.
     pub install: Maybe<Vec<Written<String>>>,
-    /// Nodes of the other site, to measure their distance. Default port 443.
+    /// Nodes of the other site, to measure their distance, e.g. `["10.1.0.4:443"]`. Default port
+    /// 443.
     pub peers: Maybe<Vec<Written<String>>>,
     /// Path of a health request to each component, by the name of its upstream.
     #[schemars(with = "Option<BTreeMap<String, String>>")]

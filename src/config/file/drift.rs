@@ -13,8 +13,8 @@ pub struct DriftFile {
     pub peers: Written<Vec<Written<String>>>,
     /// Path of their route with `drift = true`. Default `"/drift"`.
     pub path: Maybe<String>,
-    /// `Host` of the requests to them; their profile must serve it. Default: the endpoint's host
-    /// and port.
+    /// `Host` of the requests to them; their profile must serve it, e.g. `"chat.example.com"`.
+    /// Default: the endpoint's host and port.
     pub host: Maybe<String>,
     /// Time between two comparisons, plus or minus a tenth, `"1s"` to `"1h"`. Default `"30s"`.
     pub every: Maybe<String>,

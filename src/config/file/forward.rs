@@ -15,13 +15,14 @@ pub type Hosts = BTreeMap<toml::Spanned<String>, Written<Vec<Written<String>>>>;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ForwardFile {
-    /// htpasswd file with the users that rules may name (bcrypt or sha-crypt).
+    /// htpasswd file with the users that rules may name (bcrypt or sha-crypt), e.g.
+    /// `"/etc/app-gateway/users.htpasswd"`.
     pub users_file: Maybe<String>,
     /// Serve `GET https://...` (axios sends it instead of CONNECT) by opening TLS to the origin.
     /// Default false.
     pub https_absolute_form: Maybe<bool>,
-    /// PEM file with the CAs that must have issued the certificates of such origins. Default: the
-    /// system's. Only with `https-absolute-form`.
+    /// PEM file with the CAs that must have issued the certificates of such origins, e.g.
+    /// `"/etc/app-gateway/origins-ca.pem"`. Default: the system's. Only with `https-absolute-form`.
     pub https_ca_file: Maybe<String>,
     /// Names that are not looked up, and their addresses, like lines of `/etc/hosts`:
     /// `"api.example.com" = ["192.0.2.1"]`. Rules apply to them as to all other names.
@@ -56,10 +57,11 @@ pub struct ForwardFile {
 pub struct ForwardListenerFile {
     /// Address and port, e.g. `"10.0.0.1:3128"`.
     pub listen: Written<String>,
-    /// Names of `[certificate.NAME]` tables: clients speak TLS to the proxy. Default: plain.
+    /// Names of `[certificate.NAME]` tables: clients speak TLS to the proxy, e.g.
+    /// `["hybrid-chat"]`. Default: plain.
     pub certificates: Maybe<Vec<Written<String>>>,
     /// PEM file with CAs, or with certificates of clients themselves: request a certificate from
-    /// clients. Only with `certificates`.
+    /// clients, e.g. `"/etc/app-gateway/clients-ca.pem"`. Only with `certificates`.
     pub client_ca: Maybe<String>,
     /// Whether a client certificate is required. Default `"required"`. Only with `client-ca`.
     pub client_certificate: Maybe<ClientCertificateFile>,
@@ -76,14 +78,14 @@ pub struct RuleFile {
     pub name: Written<String>,
     /// Networks of clients, e.g. `"10.0.0.0/8"`, or addresses.
     pub clients: Maybe<Vec<Written<String>>>,
-    /// Users of `users-file`, who authenticate with Basic.
+    /// Users of `users-file`, who authenticate with Basic, e.g. `["ccm"]`.
     pub users: Maybe<Vec<Written<String>>>,
-    /// Names (subjectAltName, or else CN) in client certificates.
+    /// Names (subjectAltName, or else CN) in client certificates, e.g. `["ccm.example.com"]`.
     pub client_names: Maybe<Vec<Written<String>>>,
     /// Destinations: names (`"api.twilio.com"`), `"*.fbcdn.net"` for every name below it, addresses
     /// and networks for clients that ask for an address.
     pub allow: Maybe<Vec<Written<String>>>,
-    /// Destinations that are denied, whatever other rules say.
+    /// Destinations that are denied, whatever other rules say, e.g. `["*.example.net"]`.
     pub deny: Maybe<Vec<Written<String>>>,
     /// Ports of `http://` and `https://` URLs. Default `[443]`; with `deny`: any.
     pub ports: Maybe<Vec<Written<i64>>>,
@@ -94,7 +96,7 @@ pub struct RuleFile {
     pub addresses: Maybe<Vec<Written<String>>>,
     /// Time from which the rule applies, e.g. `"2030-01-31T08:00:00+01:00"`.
     pub from: Maybe<String>,
-    /// Time at which the rule ends.
+    /// Time at which the rule ends, e.g. `"2030-02-28T18:00:00+01:00"`.
     pub until: Maybe<String>,
     /// Treatment of destinations that its clients request and no rule lists. Default: that of
     /// `[forward]`.
@@ -102,9 +104,9 @@ pub struct RuleFile {
     /// Treatment of the server name in TLS. Default: on port 443 that of `[forward]`, on other
     /// ports no check.
     pub sni: Maybe<SniFile>,
-    /// Bytes per second of all its tunnels together. Default: no limit.
+    /// Bytes per second of all its tunnels together, e.g. `"10MiB"`. Default: no limit.
     pub rate: Maybe<Amount>,
-    /// Name of the parent proxy, or `"direct"`. Default: that of `[forward]`.
+    /// Name of the parent proxy, or `"direct"`, e.g. `"corporate"`. Default: that of `[forward]`.
     pub via: Maybe<String>,
 }
 
@@ -151,17 +153,19 @@ pub enum ActFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ParentFile {
-    /// Name by which rules refer to it.
+    /// Name by which rules refer to it, e.g. `"corporate"`.
     pub name: Written<String>,
     /// Addresses, e.g. `"http://proxy.example.com:3128"` (`https://` for TLS to the proxy), in
     /// order of preference.
     pub endpoints: Written<Vec<Written<String>>>,
-    /// PEM file with the CAs that must have issued the certificates of `https://` endpoints.
-    /// Default: the system's.
+    /// PEM file with the CAs that must have issued the certificates of `https://` endpoints, e.g.
+    /// `"/etc/app-gateway/parent-ca.pem"`. Default: the system's.
     pub ca_file: Maybe<String>,
-    /// File with one line, `user:password`, for authentication.
+    /// File with one line, `user:password`, for authentication, e.g.
+    /// `"/etc/app-gateway/parent.credentials"`.
     pub credentials_file: Maybe<String>,
-    /// Destinations that are connected to directly nevertheless, written as in `allow`.
+    /// Destinations that are connected to directly nevertheless, written as in `allow`, e.g.
+    /// `["*.example.com"]`.
     pub no_proxy: Maybe<Vec<Written<String>>>,
     /// Time from the first SYN to the parent's response. Default `"10s"`.
     pub connect_timeout: Maybe<String>,

@@ -13,14 +13,15 @@ use super::{Amount, Maybe, Written};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct AccessLogTable {
-    /// `"stdout"`, `"off"`, or the path of a file.
+    /// `"stdout"`, `"off"`, or the path of a file, e.g. `"/var/log/app-gateway/access.log"`.
     pub file: Written<String>,
     /// Format of lines. Default `"json"`.
     pub format: Maybe<LineFile>,
     /// Start a new file when this one is full; `"off"` leaves rotation to logrotate. Default `{
     /// size = "100MiB", keep = 10 }`.
     pub rotate: Maybe<Rotate>,
-    /// Further query parameters whose values are replaced by `***`, in any spelling of the name.
+    /// Further query parameters whose values are replaced by `***`, in any spelling of the name,
+    /// e.g. `["phone"]`.
     pub mask: Maybe<Vec<Written<String>>>,
     /// Paths with segments that are replaced by `***`: `*` matches one segment, a `**` at the end
     /// all following ones, e.g. `"/rooms/*/files"`. Default: none.

@@ -16,8 +16,8 @@ pub struct SelfTestTable {
     /// Time for which a WebSocket and a long poll are left without data, 5 s to 2 min. Default
     /// `"30s"`, the interval of a Socket.IO heartbeat and the time for its answer.
     pub idle: Maybe<String>,
-    /// Path of the Socket.IO route to test, or `"off"`. Default: the profile's first route to an
-    /// upstream whose path ends in `/socket.io/`.
+    /// Path of the Socket.IO route to test, or `"off"`, e.g. `"/socket.io/"`. Default: the
+    /// profile's first route to an upstream whose path ends in `/socket.io/`.
     pub socket_io: Maybe<String>,
 }
 

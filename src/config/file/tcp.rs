@@ -62,12 +62,12 @@ pub struct TcpRouteFile {
     /// Default: every connection that no other route takes. If no route has names, connections need
     /// not even be TLS.
     pub server_names: Maybe<Vec<Written<String>>>,
-    /// The `[upstream.NAME]` of the connections. TLS is not terminated: certificate settings of the
-    /// upstream apply to its health checks.
+    /// The `[upstream.NAME]` of the connections, e.g. `"site-a"`. TLS is not terminated:
+    /// certificate settings of the upstream apply to its health checks.
     pub upstream: Written<String>,
     /// Connect to the port that the client used, in place of the endpoint's. Default false.
     pub same_port: Maybe<bool>,
-    /// Name in logs and metrics. Default: the first of `server-names`, or `any`.
+    /// Name in logs and metrics, e.g. `"chat"`. Default: the first of `server-names`, or `any`.
     pub name: Maybe<String>,
 }
 

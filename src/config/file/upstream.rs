@@ -13,13 +13,15 @@ pub struct UpstreamFile {
     /// the one before cannot be connected to.
     pub endpoints: Written<Vec<Written<String>>>,
     /// PEM file with the CAs that must have issued its certificate, or with the certificate itself,
-    /// which is then trusted for its names. Default: the system's CAs.
+    /// which is then trusted for its names, e.g. `"/etc/app-gateway/components-ca.pem"`. Default:
+    /// the system's CAs.
     pub ca_file: Maybe<String>,
     /// Instead of a CA: hashes of the permitted public keys, each `"sha256/BASE64"`.
     pub pin: Maybe<Vec<Written<String>>>,
     /// Instead of a CA: `"none"` disables verification of the certificate. `check` warns about it.
     pub verify: Maybe<VerifyFile>,
-    /// Name expected in its certificate and sent as SNI. Default: the endpoint's host.
+    /// Name expected in its certificate and sent as SNI, e.g. `"ccm.example.com"`. Default: the
+    /// endpoint's host.
     pub server_name: Maybe<String>,
     /// Time from the first SYN to the end of the TLS handshake. Default `"5s"`.
     pub connect_timeout: Maybe<String>,
@@ -47,16 +49,17 @@ pub struct UpstreamFile {
     /// connection then carries requests of one client connection only. Default: no header.
     pub proxy_protocol: Maybe<HeaderVersionFile>,
     /// Endpoints used only while none of `endpoints` is up; the upstream fails back after one of
-    /// those has been up for a while. With backups every endpoint is checked, at least by a TCP
-    /// connection.
+    /// those has been up for a while, e.g. `["https://10.1.0.5:8444"]`. With backups every endpoint
+    /// is checked, at least by a TCP connection.
     pub backup: Maybe<Vec<Written<String>>>,
     /// Load-balancing method. Default `"first"`.
     pub balance: Maybe<BalanceFile>,
-    /// A weight for each of `endpoints`, in their order. Default: 1 each.
+    /// A weight for each of `endpoints`, in their order, e.g. `[3, 1]`. Default: 1 each.
     pub weights: Maybe<Vec<Written<i64>>>,
-    /// Endpoints that get no new sessions, but keep the existing ones.
+    /// Endpoints that get no new sessions, but keep the existing ones, e.g.
+    /// `["https://10.0.0.5:8444"]`.
     pub drain: Maybe<Vec<Written<String>>>,
-    /// Endpoints that get no requests at all.
+    /// Endpoints that get no requests at all, e.g. `["https://10.0.0.5:8444"]`.
     pub maintenance: Maybe<Vec<Written<String>>>,
     /// Time over which an endpoint that came up reaches its full share. Default `"0s"`.
     pub slow_start: Maybe<String>,
@@ -72,8 +75,8 @@ pub struct UpstreamFile {
     pub eject: Maybe<EjectFile>,
     /// Conditions for using the backups and for failing back.
     pub fail_over: Maybe<FailOverFile>,
-    /// Interval between DNS lookups of names in `endpoints` and `backup`, `"1s"` to `"1h"`.
-    /// Default: that of `[gateway]`.
+    /// Interval between DNS lookups of names in `endpoints` and `backup`, `"1s"` to `"1h"`, e.g.
+    /// `"10s"`. Default: that of `[gateway]`.
     pub resolve_every: Maybe<String>,
     /// Check the health of every endpoint periodically, and send no requests to one that is down.
     /// Default: no checks.
@@ -89,13 +92,13 @@ pub struct CheckFile {
     pub kind: Maybe<CheckKindFile>,
     /// Path of a GET, e.g. `"/api/SystemInfo"`.
     pub path: Maybe<String>,
-    /// `Host` of that GET. Default: the endpoint's host and port.
+    /// `Host` of that GET, e.g. `"ccm.example.com"`. Default: the endpoint's host and port.
     pub host: Maybe<String>,
     /// Statuses that pass, e.g. `"200-299, 404"`. Default `"200-399"`.
     pub status: Maybe<String>,
-    /// Text that the first 64 KiB of the response body must contain.
+    /// Text that the first 64 KiB of the response body must contain, e.g. `"UP"`.
     pub body: Maybe<String>,
-    /// Port of the check, on the endpoint's host. Default: the endpoint's.
+    /// Port of the check, on the endpoint's host, e.g. `9145`. Default: the endpoint's.
     pub port: Maybe<i64>,
     /// `false` checks an `https://` endpoint without TLS, for example at the `port` of an admin
     /// listener. Default: as the endpoint. Only with `port`.

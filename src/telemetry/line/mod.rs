@@ -59,6 +59,24 @@ macro_rules! keys {
             /// All fields.
             pub const ALL: &'static [Self] = &[$(Self::$key,)+];
 
+            /// Name in the format `json`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$key => $json,)+ }
+            }
+
+            /// Name in the format `ecs`.
+            #[must_use]
+            pub const fn ecs_name(self) -> &'static str {
+                match self { $(Self::$key => $ecs,)+ }
+            }
+
+            /// Meaning, for the reference.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$key => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
             /// Name in JSON, quoted, with its colon; empty if the field is omitted.
             #[inline]
             const fn json(self) -> &'static str {
@@ -75,87 +93,104 @@ macro_rules! keys {
 }
 
 keys! {
-    /// Id of the request.
+    /// Id of the request, the same as in `X-Request-Id` on both sides.
     Id => "id", "http.request.id";
-    /// Id of the trace that the request belongs to.
+    /// Id of the trace that the component received in `traceparent`.
     Trace => "trace_id", "trace.id";
-    /// `request`, `tunnel`, `refused`, …
+    /// `request`; `egress` (a request to the forward proxy); `tunnel` (a WebSocket, a tunnel of the
+    /// forward proxy or a passthrough connection, written when it ends); or `refused` (a connection
+    /// or head that was rejected before there was a request).
     Event => "event", "event.action";
-    /// Name of the profile.
+    /// Name of the profile; `forward` for the forward proxy, the name of the table for passthrough.
     Profile => "profile", "app_gateway.profile";
-    /// Name of the listener.
+    /// Address of the listener.
     Listener => "listener", "app_gateway.listener";
-    /// The TCP peer, or the client named by a balancer or trusted proxy.
+    /// Address and port of the TCP peer, or those that a balancer or one of `trusted-proxies`
+    /// names; without the port if it is not known.
     Client => "client", "client.ip";
-    /// The TCP peer, if it is a balancer or a trusted proxy that names the client.
+    /// Behind a balancer, or a trusted proxy that names the client: its own address and port.
     Peer => "peer", "app_gateway.peer";
-    /// Result of the PROXY protocol header.
+    /// Behind a balancer, the content of its PROXY protocol header: the client (`proxied`), no
+    /// client (`unknown`), or the balancer itself (`local`).
     ProxyProtocol => "proxy_protocol", "app_gateway.proxy_protocol";
-    /// Unique id of the connection in the PROXY protocol header.
+    /// Unique id of the connection in the PROXY protocol header, if the balancer sends one.
     PeerId => "peer_id", "app_gateway.peer_id";
-    /// The authenticated user.
+    /// User who authenticated to the forward proxy.
     User => "user", "user.name";
     /// Method of the request.
     Method => "method", "http.request.method";
-    /// The host in the request, with its port.
+    /// Host of the request, with its port.
     Host => "host", "url.domain";
-    /// Host and port of a proxy request.
+    /// Host and port of a request to the forward proxy.
     Destination => "destination", "destination.address";
-    /// Scheme of the URL of a proxy request.
+    /// Scheme of an absolute-form request to the forward proxy: `http` or `https`.
     Scheme => "scheme", "url.scheme";
-    /// Path and query.
+    /// Path and query of the request, with secrets masked.
     Path => "path", "url.original";
-    /// Protocol and version.
+    /// Protocol and version of the request.
     Protocol => "protocol", "http.version";
-    /// `User-Agent`.
+    /// `User-Agent` of the request.
     Agent => "user_agent", "user_agent.original";
-    /// `Referer`.
+    /// `Referer` of the request, with secrets masked.
     Referrer => "referrer", "http.request.referrer";
-    /// The short form of a Socket.IO session's id.
+    /// Short form of a Socket.IO session's id: the first 16 digits of the SHA-256 of its `sid`, as
+    /// `why-polling` shows it.
     Session => "session", "app_gateway.session";
-    /// Name of the route.
+    /// Name of the route: its `name`, else its path. For passthrough, missing if no route matched.
     Route => "route", "app_gateway.route";
-    /// Name of the rule.
+    /// Name of the rule of the forward proxy that allows the request, or of the nearest one.
     Rule => "rule", "rule.name";
-    /// Reason for which the request would be denied without report mode.
+    /// Reason word of a request that was allowed only because of report mode.
     WouldDeny => "would_deny", "app_gateway.would_deny";
     /// Name of the upstream.
     Upstream => "upstream", "app_gateway.upstream";
-    /// Endpoint of the upstream.
+    /// Endpoint of the upstream; missing if no connection could be made (`detail` then names it).
     Endpoint => "endpoint", "app_gateway.endpoint";
-    /// Address of the connection.
+    /// Address of the outgoing connection, of the forward proxy and of passthrough.
     Dialled => "dialled", "destination.ip";
-    /// Parent proxy.
+    /// Parent proxy to which `dialled` belongs.
     Parent => "parent", "app_gateway.parent";
-    /// Status of the response.
+    /// Status of the response; 101 for a WebSocket, 0 if there was no response. Missing for
+    /// passthrough.
     Status => "status", "http.response.status_code";
-    /// Reason of a rejection or an early end.
+    /// Reason word: why the gateway rejected the request or ended the exchange. For the forward
+    /// proxy also a mismatch that `sni` allows with `"log"`.
     Reason => "reason", "event.reason";
-    /// The reason as a response flag.
+    /// Response flag of the reason, also for WebSockets that did not end normally.
     Flags => "flags", "app_gateway.flags";
-    /// Error reported by the system.
+    /// Error of the socket or of TLS, or the rule that a response or an HTTP/2 frame broke.
     Detail => "detail", "error.message";
-    /// Cause of the end of a tunnel.
+    /// Cause of the end of a tunnel: `client_closed`, `upstream_closed`, `client_broken`,
+    /// `upstream_broken`, `tunnel_idle`, `draining`, or `policy` (a reload no longer allows it, or
+    /// requires more of its client's handshake). For the forward proxy and passthrough also
+    /// `refused` (the server name in TLS) and `tunnel_expired` (the longest lifetime or the time of
+    /// a rule is over); for passthrough also `failed_over` (its endpoint is down or no longer used,
+    /// and another one is up).
     End => "end", "app_gateway.end";
-    /// Code of the Close frame.
+    /// Code of the Close frame that the gateway sent to the client of a WebSocket: 1001
+    /// (`draining`, `tunnel_idle`, `handshake_outdated`) or 1008 (`policy`), with that word as its
+    /// reason; missing if the other side ended the WebSocket, or if no frame boundary came within
+    /// two seconds.
     CloseCode => "close_code", "app_gateway.close_code";
-    /// Bytes of the request's body.
+    /// Bytes of the request body, or of a tunnel towards the destination.
     RequestBytes => "request_bytes", "http.request.body.bytes";
-    /// Bytes of the response's body.
+    /// Bytes of the response body, or of a tunnel towards the client.
     ResponseBytes => "response_bytes", "http.response.body.bytes";
-    /// Time until the destination was connected.
+    /// Time until the destination was connected, name resolution included; for passthrough since
+    /// accept.
     Connect => "connect_ms", "app_gateway.connect_ms";
     /// Time until the response began.
     FirstByte => "first_byte_ms", "app_gateway.first_byte_ms";
-    /// Total duration.
+    /// Total time. For a rejected connection or head since it was accepted or began.
     Duration => "duration_ms", "event.duration";
-    /// Number of the configuration generation.
+    /// Number of the configuration generation that decided.
     Generation => "generation", "app_gateway.generation";
-    /// Hash of the configuration.
+    /// Hash of the configuration that decided.
     Config => "config", "app_gateway.config";
-    /// TLS version.
+    /// TLS version of the client's connection.
     Tls => "tls", "tls.version";
-    /// Server name sent by the client.
+    /// Server name in the client's TLS; in a tunnel of the forward proxy the name inside the
+    /// tunnel.
     Sni => "sni", "tls.client.server_name";
 }
 
