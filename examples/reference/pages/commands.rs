@@ -76,8 +76,8 @@ fn row(argument: &Arg) -> [String; 3] {
     let mut default = String::new();
     // A default that is not a fixed value stands in the help text.
     if let Some((text, stated)) = meaning.clone().split_once(" [default: ") {
-        default = stated.trim_end_matches(']').to_owned();
-        meaning = text.to_owned();
+        stated.trim_end_matches(']').clone_into(&mut default);
+        text.clone_into(&mut meaning);
     } else if takes_value {
         let values = argument.get_default_values().iter();
         let values: Vec<_> = values.map(|value| code(&value.to_string_lossy())).collect();

@@ -77,9 +77,9 @@ fn table<const N: usize>(heads: [&str; N], rows: impl IntoIterator<Item = [Strin
     for row in rows {
         out.push('|');
         for cell in row {
-            let cell = cell.replace('|', "\\|");
-            out.push_str(if cell.is_empty() { " " } else { "" });
-            out.push_str(&if cell.is_empty() { "|".to_owned() } else { format!(" {cell} |") });
+            out.push(' ');
+            out.push_str(&cell.replace('|', "\\|"));
+            out.push_str(if cell.is_empty() { "|" } else { " |" });
         }
         out.push('\n');
     }
