@@ -89,6 +89,17 @@ fn the_manual_has_a_page_for_each_command() {
     assert_eq!(missing.status.code(), Some(Exit::Failed.code().into()));
 }
 
+/// Adds the options of a command and of its subcommands that have another name for JSON.
+fn add_other_names(command: &clap::Command, wrong: &mut Vec<String>) {
+    for argument in command.get_arguments().filter(|one| !one.is_hide_set()) {
+        let long = argument.get_long().unwrap_or_default();
+        if ["format", "output", "as"].contains(&long) {
+            wrong.push(format!("{} --{long}", command.get_name()));
+        }
+    }
+    command.get_subcommands().for_each(|one| add_other_names(one, wrong));
+}
+
 #[test]
 fn json_has_one_name() {
     let output = gateway(&["check", "--format", "json"]);
@@ -96,17 +107,34 @@ fn json_has_one_name() {
     assert_eq!(output.status.code(), Some(2));
     assert!(said.contains("`--format json` is now `--json`"), "{said}");
     assert!(!stdout(&["check", "--help"]).contains("--format"));
-
-    fn all(command: &clap::Command, wrong: &mut Vec<String>) {
-        for argument in command.get_arguments().filter(|one| !one.is_hide_set()) {
-            let long = argument.get_long().unwrap_or_default();
-            if ["format", "output", "as"].contains(&long) {
-                wrong.push(format!("{} --{long}", command.get_name()));
-            }
-        }
-        command.get_subcommands().for_each(|one| all(one, wrong));
-    }
     let mut wrong = Vec::new();
-    all(&cli::command(), &mut wrong);
+    add_other_names(&cli::command(), &mut wrong);
     assert!(wrong.is_empty(), "JSON is `--json` in every command: {wrong:?}");
+}
+
+#[cfg(feature = "demo")]
+#[test]
+fn check_accepts_the_effective_configuration() {
+    let (certs, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let certs = app_gateway::demo::ensure(certs.path()).unwrap();
+    let environment = app_gateway::demo::environment(&certs, "10.0.0.5".parse().unwrap());
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_app-gateway"));
+        let output = command.args(arguments).envs(environment.clone()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        (String::from_utf8(output.stdout).unwrap(), said)
+    };
+    let (text, _) = run(&["config", "show", "-c", "config"]);
+    fs::write(copy.path().join("all.toml"), &text).unwrap();
+    let copy = copy.path().to_str().unwrap();
+    let (checked, warnings) = run(&["check", copy]);
+    assert_eq!(checked, run(&["check", "config"]).0.replace("config ", &format!("{copy} ")));
+    assert!(warnings.is_empty(), "{warnings}");
+    let (json, _) = run(&["config", "show", "--json", "-c", copy]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["profile"]["internet"]["listener"][0]["http2"], true);
+    let private = fs::read_to_string(&certs.gateway.key).unwrap();
+    let body = private.lines().nth(1).unwrap();
+    assert!(!text.contains(body) && !json.to_string().contains(body));
 }

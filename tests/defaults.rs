@@ -11,7 +11,7 @@ use std::path::Path;
 
 use app_gateway::config::problem::Sources;
 use app_gateway::config::reference::{self, KeyReference};
-use app_gateway::config::{self, Config, Outline};
+use app_gateway::config::{self, Config, EffectiveConfig, Env, Outline};
 
 #[path = "common/config_templates.rs"]
 mod config_templates;
@@ -33,19 +33,80 @@ fn defaults() -> Vec<(String, String, String)> {
     keys.filter_map(|(table, key)| value(&key).map(|value| (table, key.name, value))).collect()
 }
 
-/// The debug output of the loaded configuration, without positions in files.
-fn loaded_without_spans(dir: &Path, text: &str) -> String {
-    fs::write(dir.join("a.toml"), text).unwrap();
-    let loaded = config::load(dir, &|_| None).unwrap_or_else(|refused| {
-        panic!("{}\n{text}", config::draw(&refused.sources, &refused.problems, false))
+/// Loads a directory that has to be valid.
+fn loaded(dir: &Path, env: Env<'_>) -> Config {
+    let loaded = config::load(dir, env).unwrap_or_else(|refused| {
+        let problems = config::draw(&refused.sources, &refused.problems, false);
+        let texts = refused.sources.files.into_iter().map(|file| file.text);
+        panic!("{problems}\n{}", texts.collect::<String>())
     });
-    let config =
-        Config { sources: Sources::default(), outline: Outline::default(), ..loaded.config };
+    loaded.config
+}
+
+/// The debug output of a configuration, without positions in files.
+fn without_spans(config: Config) -> String {
+    let config = Config { sources: Sources::default(), outline: Outline::default(), ..config };
     let mut shown = String::new();
     for (index, part) in format!("{config:?}").split("Span {").enumerate() {
         shown.push_str(if index == 0 { part } else { part.split_once('}').unwrap().1 });
     }
     shown
+}
+
+fn loaded_without_spans(dir: &Path, text: &str) -> String {
+    fs::write(dir.join("a.toml"), text).unwrap();
+    without_spans(loaded(dir, &|_| None))
+}
+
+/// Asserts that the effective configuration of `dir`, saved as `dir/a.toml` or in another
+/// directory, means the same, and returns its text.
+fn assert_shown(dir: &Path, env: Env<'_>, copy: &Path) -> String {
+    let original = loaded(dir, env);
+    let effective = EffectiveConfig::new(&original.sources, dir, env).unwrap();
+    let text = effective.to_toml();
+    let original = without_spans(original);
+    assert_eq!(loaded_without_spans(copy, &text), original, "{text}");
+    // Everything is written out now, so there is nothing to add.
+    let again = loaded(copy, &|_| None);
+    let again = EffectiveConfig::new(&again.sources, copy, &|_| None).unwrap();
+    assert_eq!(again.to_toml().replace("  # default", ""), text.replace("  # default", ""));
+    text
+}
+
+#[test]
+fn the_effective_configuration_means_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy("tests/check/dummy.pem", dir.path().join("dummy.pem")).unwrap();
+    let mut tried = 0;
+    for table in reference::reference() {
+        let keys = std::iter::once(String::new()).chain(table.keys.into_iter().map(|key| key.name));
+        let templates: BTreeSet<_> =
+            keys.filter_map(|key| template(&table.definition, &key)).collect();
+        for template in templates {
+            fs::write(dir.path().join("a.toml"), template.replace('@', "")).unwrap();
+            assert_shown(dir.path(), &|_| None, dir.path());
+            tried += 1;
+        }
+    }
+    assert!(tried > 25, "only {tried}");
+}
+
+#[test]
+fn the_shipped_configuration_is_shown_with_its_defaults() {
+    let (certs, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for name in ["gateway.crt", "gateway.key", "gateway-rsa.crt", "gateway-rsa.key", "ca.crt"] {
+        fs::copy("tests/check/dummy.pem", certs.path().join(name)).unwrap();
+    }
+    let env = |name: &str| match name {
+        "CERT_DIR" => Some(certs.path().display().to_string()),
+        "HYBRID_CHAT_CA" => Some(certs.path().join("ca.crt").display().to_string()),
+        "HYBRID_CHAT_HOST" => Some("10.0.0.5".to_owned()),
+        _ => None,
+    };
+    let text = assert_shown(Path::new("config"), &env, copy.path());
+    let defaults = text.lines().filter(|line| line.ends_with("  # default")).count();
+    assert!(defaults > 200, "only {defaults}");
+    assert!(text.contains("\nchain = ") && !text.contains("${"), "{text}");
 }
 
 #[test]

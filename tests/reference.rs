@@ -1,5 +1,7 @@
 //! Checks that the generated parts of `docs/reference` are those of the code.
 
+// The pages have the command `demo`.
+#![cfg(feature = "demo")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "../examples/reference/pages/mod.rs"]

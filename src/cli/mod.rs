@@ -5,6 +5,7 @@
 mod admin_client;
 mod check;
 mod completions;
+mod config_show;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
@@ -76,6 +77,9 @@ enum Command {
         #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "", value_parser = format_is_json)]
         format: Option<String>,
     },
+    /// Show the effective configuration
+    #[command(subcommand)]
+    Config(config_show::ConfigCommand),
     /// Explain how a request would be decided, and by which line of which file
     Explain(explain::Explain),
     /// Show the traffic through the forward proxy of the running gateway
@@ -214,6 +218,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Check { directory: named, json, format: _ }) => {
             check::check(&chosen(named.or(directory)), json)
         }
+        Some(Command::Config(command)) => config_show::config(&chosen(directory), &command),
         Some(Command::Explain(asked)) => explain::explain(&chosen(directory), &asked),
         Some(Command::Doctor(asked)) => doctor::doctor(&chosen(directory), &asked),
         Some(Command::Ports(form)) => ports::ports(&chosen(directory), &form),

@@ -17,6 +17,7 @@ mod admin_addresses;
 mod check;
 pub mod checked;
 mod deserialize;
+mod effective;
 mod expand;
 pub mod file;
 pub mod outline;
@@ -33,6 +34,7 @@ use std::path::Path;
 
 pub use admin_addresses::{AdminAddresses, read_admin_addresses};
 pub use checked::*;
+pub use effective::EffectiveConfig;
 pub use expand::Env;
 pub use outline::Outline;
 pub use read::list;
@@ -116,6 +118,16 @@ impl RejectedConfig {
 pub fn load(dir: &Path, env: Env<'_>) -> Result<LoadedConfig, RejectedConfig> {
     let mut found = Findings::default();
     let sources = read::read(dir, &mut found);
+    load_sources(sources, found, dir, env)
+}
+
+/// Loads the texts of files of `dir`. `found` has the problems of reading them.
+fn load_sources(
+    sources: Sources,
+    mut found: Findings,
+    dir: &Path,
+    env: Env<'_>,
+) -> Result<LoadedConfig, RejectedConfig> {
     let mut shaped = deserialize::ParsedFiles::default();
     let mut whole = !found.refused();
     for (index, source) in sources.files.iter().enumerate() {

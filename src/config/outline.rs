@@ -315,7 +315,7 @@ fn written(value: &DeValue<'_>) -> String {
 }
 
 /// `https://user:password@host` without the part before the `@`.
-fn without_credentials(text: &str) -> String {
+pub(super) fn without_credentials(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut done = 0;
     for found in credentials(text) {
