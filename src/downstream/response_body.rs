@@ -14,7 +14,7 @@ use crate::upstream::{BodyStep, Exchange};
 
 use super::MAX_READS_PER_POLL;
 use super::conn::Conn;
-use super::drive::{Upload, push};
+use super::drive::push;
 use super::min_rate::MinRate;
 use super::request_body::RequestBody;
 
@@ -118,7 +118,7 @@ impl ResponseBody {
         } else {
             self.silent_since.get_or_insert(now);
         }
-        self.poll_deadlines(cx, &sender.upload, timer, now)
+        self.poll_deadlines(cx, sender, timer, now)
     }
 
     /// Number of body bytes that were sent to the client.
@@ -126,28 +126,33 @@ impl ResponseBody {
         self.bytes.saturating_sub(conn.out.len() as u64)
     }
 
-    fn poll_deadlines(
-        &self,
+    fn poll_deadlines<T: Io>(
+        &mut self,
         cx: &Context<'_>,
-        upload: &Upload,
+        sender: &RequestBody<'_, T>,
         timer: &Timer,
         now: Instant,
     ) -> Poll<Result<(), Reason>> {
-        let limits = [
-            (self.pace.deadline(), Reason::ClientTooSlow),
-            (self.silent_since.map(|since| since + self.idle), Reason::UpstreamStalled),
-            (upload.pace.deadline(), Reason::BodyTooSlow),
-        ];
-        if let Some(earliest) = limits.iter().filter_map(|limit| limit.0).min() {
+        loop {
+            let upstream = self.silent_since.map(|since| since + self.idle);
+            let upload = sender.upload.pace.deadline();
+            let checks = [self.pace.next_check(), upstream, upload];
+            let Some(earliest) = checks.into_iter().flatten().min() else { return Poll::Pending };
             timer.set_at(earliest + TICK);
-        }
-        if timer.poll(cx).is_ready() {
-            let passed = limits.iter().find(|limit| limit.0.is_some_and(|at| at <= now));
-            if let Some((_, reason)) = passed {
-                return Poll::Ready(Err(*reason));
+            if timer.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let acknowledged = || sender.conn.io.unacknowledged().map(|queued| -queued);
+            if self.pace.is_late(now, acknowledged) {
+                return Poll::Ready(Err(Reason::ClientTooSlow));
+            }
+            if upstream.is_some_and(|at| at <= now) {
+                return Poll::Ready(Err(Reason::UpstreamStalled));
+            }
+            if upload.is_some_and(|at| at <= now) {
+                return Poll::Ready(Err(Reason::BodyTooSlow));
             }
         }
-        Poll::Pending
     }
 
     /// Moves bytes from the upstream to the client. Pending if the client does not read.

@@ -19,6 +19,7 @@ pub mod quota;
 pub mod rate;
 pub mod read_ahead;
 pub mod relay;
+pub mod send_queue;
 pub mod shortage;
 pub mod splice;
 pub mod tunnel;
@@ -35,6 +36,10 @@ pub use write_buffer::WriteBuffer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A bidirectional byte stream.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {}
+pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// Bytes in the send queue of the socket that the other host has not acknowledged, or `None`
+    /// where this is not known.
+    fn unacknowledged(&self) -> Option<i64> {
+        None
+    }
+}

@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use crate::message::Reason;
 use crate::net::dial::race;
 use crate::net::tunnel::TunnelStream;
-use crate::net::{CheckedAddr, DialError, ReadAhead, Shortage, dial};
+use crate::net::{CheckedAddr, DialError, Io, ReadAhead, Shortage, dial};
 
 use super::Endpoint;
 
@@ -53,6 +53,8 @@ impl Stream {
         !nothing
     }
 }
+
+impl Io for Stream {}
 
 impl TunnelStream for Stream {
     fn socket(&self) -> Option<&TcpStream> {

@@ -230,6 +230,62 @@ fn a_download_read_below_the_minimum_rate_is_ended() {
     world.ends_with(&["request GET 200 client_too_slow"]);
 }
 
+/// Reads slowly for several times `body-idle`: more than `min-rate`, and too little to make room in
+/// the send queue of the gateway.
+fn read_slowly(client: &mut RawConn, reads: usize, pause: Duration) {
+    for _ in 0..reads {
+        client.fill(Instant::now() + Duration::from_millis(10));
+        thread::sleep(pause);
+    }
+}
+
+#[test]
+fn a_slow_download_continues_while_the_send_queue_is_full() {
+    let mut world = with_timeouts("body-idle = \"1s\"\nmin-rate = 1000");
+    let (mut client, mut upstream) = unread(&world, Some(4096));
+    client.head();
+    let pouring = thread::spawn(move || {
+        upstream.send(vec![b'x'; 8_000_000]);
+        upstream
+    });
+    read_slowly(&mut client, 15, Duration::from_millis(300));
+    // The download was not ended: the gateway sends the rest as soon as the client reads fast.
+    client.take(8_000_000);
+    drop((pouring.join().unwrap(), client));
+    world.stop();
+}
+
+#[test]
+fn a_slow_download_over_http_2_continues_while_bytes_are_acknowledged() {
+    let world = with_timeouts("body-idle = \"1s\"\nmin-rate = 1000");
+    // With an open window the connection waits; with a closed one the stream waits.
+    for (length, window, pause) in [(8_000_000, 16_000_000, 300), (66_000, 0, 700)] {
+        let tcp = world.tcp_from(Ipv4Addr::LOCALHOST, Some(4096));
+        let mut client = Http2Client::over(World::over(tcp, b"h2"));
+        let stream = client.get("/");
+        if window > 0 {
+            client.make_room(0, window);
+            client.make_room(stream, window);
+        }
+        let mut upstream = world.accept();
+        upstream.message(true);
+        let body = "x".repeat(length);
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+        let pouring = thread::spawn(move || {
+            upstream.send(answer);
+            upstream
+        });
+        read_slowly(&mut client.conn, 6, Duration::from_millis(pause));
+        if window == 0 {
+            client.make_room(0, 1000);
+            client.make_room(stream, 1000);
+        }
+        assert_eq!(client.outcome(stream), Outcome::Answer(200, body.into_bytes()));
+        drop(pouring.join().unwrap());
+    }
+    world.ends_with(&["request GET 200"; 2]);
+}
+
 #[test]
 fn a_slow_connect_gives_504() {
     let address = Ipv4Addr::new(127, 127, 1, 1);

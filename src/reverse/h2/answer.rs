@@ -27,6 +27,7 @@ use crate::upstream::{BodyStep, Exchange};
 use super::Switched;
 use super::body::StreamRequestBody;
 use super::budget::StreamBudget;
+use super::coalesce::ConnProgress;
 use super::local_reply::reject;
 use super::streams::OpenStream;
 
@@ -76,6 +77,10 @@ pub(super) struct ResponseRelay {
     pub(super) edits: Arc<ResponseEdits>,
     /// Minimum rate of the client.
     pub(super) pace: MinRate,
+    /// Progress of the connection.
+    pub(super) progress: ConnProgress,
+    /// Bytes of the connection that the client receives before it can enlarge the window.
+    pub(super) goal: i64,
     /// Idle timeout of the upstream.
     pub(super) idle: Duration,
     pub(super) identity: u64,
@@ -239,6 +244,9 @@ impl ResponseRelay {
             return Poll::Ready(Err(Reason::ClientTooSlow));
         }
         self.silent_since = None;
+        if self.pace.deadline().is_none() {
+            self.goal = self.progress.goal();
+        }
         self.pace.wait(self.worker.local.clock.now());
         self.check_deadlines(cx)
     }
@@ -250,22 +258,29 @@ impl ResponseRelay {
         self.check_deadlines(cx)
     }
 
-    fn check_deadlines(&self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
-        let limits = [
-            (self.pace.deadline(), Reason::ClientTooSlow),
-            (self.sender.upload.pace.deadline(), Reason::BodyTooSlow),
-            (self.silent_since.map(|since| since + self.idle), Reason::UpstreamStalled),
-        ];
-        let Some(earliest) = limits.iter().filter_map(|limit| limit.0).min() else {
-            return Poll::Pending;
-        };
-        self.timer.set_at(earliest + TICK);
-        if self.timer.poll(cx).is_pending() {
-            return Poll::Pending;
+    fn check_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        loop {
+            let upstream = self.silent_since.map(|since| since + self.idle);
+            let upload = self.sender.upload.pace.deadline();
+            let checks = [self.pace.next_check(), upstream, upload];
+            let Some(earliest) = checks.into_iter().flatten().min() else { return Poll::Pending };
+            self.timer.set_at(earliest + TICK);
+            if self.timer.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = self.worker.local.clock.now();
+            let (progress, goal) = (&self.progress, self.goal);
+            let acknowledged = || progress.acknowledged().map(|bytes| bytes.min(goal));
+            if self.pace.is_late(now, acknowledged) {
+                return Poll::Ready(Err(Reason::ClientTooSlow));
+            }
+            if upload.is_some_and(|at| at <= now) {
+                return Poll::Ready(Err(Reason::BodyTooSlow));
+            }
+            if upstream.is_some_and(|at| at <= now) {
+                return Poll::Ready(Err(Reason::UpstreamStalled));
+            }
         }
-        let now = self.worker.local.clock.now();
-        let passed = limits.iter().find(|limit| limit.0.is_some_and(|at| at <= now));
-        passed.map_or(Poll::Pending, |(_, reason)| Poll::Ready(Err(*reason)))
     }
 
     /// Ends an exchange whose answer has no body.

@@ -7,15 +7,15 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::downstream::min_rate::MinRate;
-use crate::net::CoarseClock;
 use crate::net::write_buffer::WriteBuffer;
+use crate::net::{CoarseClock, Io};
 
 use super::frames::{Refusal, Refusals};
 
@@ -31,6 +31,8 @@ pub(super) struct CoalescedIo<T>(Rc<RefCell<CoalescedInner<T>>>);
 struct CoalescedInner<T> {
     io: T,
     out: WriteBuffer,
+    /// Bytes that the stream has taken.
+    written: i64,
     clock: CoarseClock,
     /// Minimum rate of the client, while it does not read fast enough.
     pace: MinRate,
@@ -44,12 +46,13 @@ impl<T> Clone for CoalescedIo<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> CoalescedIo<T> {
+impl<T: Io> CoalescedIo<T> {
     /// Wraps `io`. The client must read at the rate `pace`.
     pub(super) fn new(io: T, clock: CoarseClock, pace: MinRate) -> Self {
         Self(Rc::new(RefCell::new(CoalescedInner {
             io,
             out: WriteBuffer::new(),
+            written: 0,
             clock,
             pace,
             too_slow: false,
@@ -57,15 +60,21 @@ impl<T: AsyncWrite + Unpin> CoalescedIo<T> {
         })))
     }
 
-    /// The deadline for the client to read more, if it reads nothing.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.0.borrow().pace.deadline()
+    /// When to look again whether the client is too slow, while it takes nothing.
+    pub(super) fn next_check(&self) -> Option<Instant> {
+        self.0.borrow().pace.next_check()
+    }
+
+    /// Progress of this connection, for its streams.
+    pub(super) fn progress(&self) -> ConnProgress {
+        let inner: Weak<RefCell<CoalescedInner<T>>> = Rc::downgrade(&self.0);
+        ConnProgress(inner)
     }
 
     /// Whether the client reads too slowly.
     pub(super) fn is_too_slow(&self, now: Instant) -> bool {
-        let inner = self.0.borrow();
-        inner.too_slow || inner.pace.deadline().is_some_and(|deadline| deadline <= now)
+        let CoalescedInner { io, pace, too_slow, .. } = &mut *self.0.borrow_mut();
+        *too_slow || pace.is_late(now, || io.unacknowledged().map(|queued| -queued))
     }
 
     /// Records that a stream was accepted; see [`Refusals`].
@@ -93,10 +102,12 @@ impl<T: AsyncWrite + Unpin> CoalescedInner<T> {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let before = self.out.len();
         let result = self.out.poll_flush(cx, &mut self.io);
+        let taken = before - self.out.len();
+        self.written += i64::try_from(taken).unwrap_or(i64::MAX);
         if result.is_ready() && self.pace.deadline().is_none() {
             return result;
         }
-        let (now, taken) = (self.clock.now(), before - self.out.len());
+        let now = self.clock.now();
         if taken > 0 || result.is_ready() {
             self.pace.moved(now, taken as u64);
         }
@@ -105,6 +116,42 @@ impl<T: AsyncWrite + Unpin> CoalescedInner<T> {
             self.pace.wait(now);
         }
         result
+    }
+}
+
+/// How much of a connection's bytes the client's host has acknowledged.
+///
+/// A stream waits for room in its window, which the client makes after it has received the bytes
+/// before. While those are still in the connection's send queue, the client is not silent.
+#[derive(Clone)]
+pub(super) struct ConnProgress(Weak<dyn Progress>);
+
+impl ConnProgress {
+    /// Bytes that are acknowledged once all that has been written so far is.
+    pub(super) fn goal(&self) -> i64 {
+        self.0.upgrade().map_or(0, |progress| progress.goal())
+    }
+
+    /// Bytes acknowledged, or `None` where this is not known.
+    pub(super) fn acknowledged(&self) -> Option<i64> {
+        self.0.upgrade()?.acknowledged()
+    }
+}
+
+trait Progress {
+    fn goal(&self) -> i64;
+    fn acknowledged(&self) -> Option<i64>;
+}
+
+impl<T: Io> Progress for RefCell<CoalescedInner<T>> {
+    fn goal(&self) -> i64 {
+        let inner = self.borrow();
+        inner.written + i64::try_from(inner.out.len()).unwrap_or(i64::MAX)
+    }
+
+    fn acknowledged(&self) -> Option<i64> {
+        let inner = self.borrow();
+        Some(inner.written - inner.io.unacknowledged()?)
     }
 }
 
@@ -217,19 +264,19 @@ mod tests {
         let all: Vec<u8> = (0..3 * MAX_COALESCED).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let taken = writer.write(&all).await.unwrap();
         assert_eq!(taken, MAX_COALESCED);
-        assert!(coalesced.deadline().is_none(), "no write has been tried yet");
+        assert!(coalesced.next_check().is_none(), "no write has been tried yet");
         let more = poll_fn(|cx| {
             let more = [IoSlice::new(&all)];
             Poll::Ready(Pin::new(&mut writer).poll_write_vectored(cx, &more).is_pending())
         });
         assert!(more.await);
-        assert!(coalesced.deadline().is_some());
+        assert!(coalesced.next_check().is_some());
         assert!(!is_sent(&coalesced).await);
         let sending = async {
             writer.write_all(all.get(taken..).unwrap()).await.unwrap();
             writer.shutdown().await.unwrap();
             drop(writer);
-            assert!(coalesced.deadline().is_none());
+            assert!(coalesced.next_check().is_none());
             drop(coalesced);
         };
         let mut read = Vec::new();

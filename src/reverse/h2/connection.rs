@@ -122,6 +122,7 @@ impl<T: Io> Shared<'_, T> {
             virtual_server: self.service.virtual_server.load_full(),
             client_conn: Rc::clone(&self.client_conn),
             streams: Rc::clone(&self.streams),
+            progress: self.io.progress(),
         };
         let open = OpenStream::new(&self.streams);
         tokio::task::spawn_local(stream.run(request, respond, open));
@@ -271,7 +272,7 @@ impl Ending {
             }
             cx.waker().wake_by_ref();
         }
-        if let Some(deadline) = io.deadline() {
+        if let Some(deadline) = io.next_check() {
             streams.timer.set_at(deadline);
         } else if fired && self.leaving_since.is_some() {
             streams.timer.set(GOAWAY_TIMEOUT);

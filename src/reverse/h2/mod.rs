@@ -45,6 +45,7 @@ use super::{ClientConn, ReverseService, reply};
 use answer::{ResponseRelay, ResponseStream, deliver};
 use body::StreamRequestBody;
 use budget::{SendLimits, StreamBudget};
+use coalesce::ConnProgress;
 pub(super) use connection::serve;
 use local_reply::{append_date, append_request_id, bad_answer, local_reply, reject, reject_with};
 use streams::{OpenStream, StreamSet};
@@ -60,6 +61,7 @@ struct H2Request {
     virtual_server: Arc<VirtualServer>,
     client_conn: Rc<ClientConn>,
     streams: Rc<StreamSet>,
+    progress: ConnProgress,
 }
 
 impl H2Request {
@@ -320,6 +322,8 @@ impl H2Request {
                 self.virtual_server.timeouts.body_idle,
                 self.virtual_server.timeouts.min_rate,
             ),
+            progress: self.progress.clone(),
+            goal: 0,
             sender,
             record,
             ready: VecDeque::new(),

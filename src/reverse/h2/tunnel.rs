@@ -8,6 +8,8 @@ use bytes::{Buf as _, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::net::Io;
+
 use super::streams::OpenStream;
 
 /// A stream after the 200 of its CONNECT (RFC 8441 section 5).
@@ -27,6 +29,8 @@ impl StreamIo {
         Self { send, receive, unread: Bytes::new(), ended: false, _open: open }
     }
 }
+
+impl Io for StreamIo {}
 
 impl Drop for StreamIo {
     /// Ends the stream after the bytes sent on it, for example a Close frame. A reset would discard

@@ -11,10 +11,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::generation::SelfTestServer;
-use crate::net::{Io, Timer};
+use crate::net::Timer;
 
 use super::origin::SelfTestOrigin;
 
@@ -47,7 +47,7 @@ const TOO_BIG: u16 = 1009;
 /// # Cancellation
 ///
 /// Dropping the future closes the stream, without a Close frame.
-pub(super) async fn serve<T: Io>(mut io: T, origin: &SelfTestOrigin) {
+pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, origin: &SelfTestOrigin) {
     let timer = origin.clock.timer();
     timer.set(origin.test.idle + MAX_LIFETIME);
     let hello = origin.hello();
@@ -67,7 +67,7 @@ pub(super) async fn serve<T: Io>(mut io: T, origin: &SelfTestOrigin) {
 }
 
 /// Echoes messages. Returns the code to close with.
-async fn session<T: Io>(io: &mut T, hello: &[u8]) -> io::Result<u16> {
+async fn session<T: AsyncRead + AsyncWrite + Unpin>(io: &mut T, hello: &[u8]) -> io::Result<u16> {
     io.write_all(&encode(TEXT, hello)).await?;
     let (mut input, mut left) = (BytesMut::new(), MAX_BYTES);
     loop {
@@ -93,7 +93,11 @@ async fn session<T: Io>(io: &mut T, hello: &[u8]) -> io::Result<u16> {
 }
 
 /// Sends a Close frame, and waits a moment for the client to close.
-async fn send_close<T: Io>(io: &mut T, code: u16, timer: &Timer) -> io::Result<()> {
+async fn send_close<T: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut T,
+    code: u16,
+    timer: &Timer,
+) -> io::Result<()> {
     timer.set(CLOSE_TIMEOUT);
     let frame = encode(CLOSE, &code.to_be_bytes());
     let mut parting = pin!(async {
