@@ -264,8 +264,8 @@ fn a_slow_download_over_http_2_continues_while_bytes_are_acknowledged() {
         let mut client = Http2Client::over(World::over(tcp, b"h2"));
         let stream = client.get("/");
         if window > 0 {
-            client.make_room(0, window);
-            client.make_room(stream, window);
+            client.window_update(0, window);
+            client.window_update(stream, window);
         }
         let mut upstream = world.accept();
         upstream.message(true);
@@ -277,8 +277,8 @@ fn a_slow_download_over_http_2_continues_while_bytes_are_acknowledged() {
         });
         read_slowly(&mut client.conn, 6, Duration::from_millis(pause));
         if window == 0 {
-            client.make_room(0, 1000);
-            client.make_room(stream, 1000);
+            client.window_update(0, 1000);
+            client.window_update(stream, 1000);
         }
         assert_eq!(client.outcome(stream), Outcome::Answer(200, body.into_bytes()));
         drop(pouring.join().unwrap());
