@@ -290,7 +290,7 @@ impl LogEvent for Request {
         line.took(Key::FirstByte, Duration::from_micros(12_345));
         line.took(Key::Duration, Duration::from_micros(12_456));
         line.number(Key::Generation, 1);
-        line.text(Key::Config, b"0123456789ab");
+        line.text(Key::ConfigHash, b"0123456789ab");
         line.text(Key::Tls, b"TLSv1.3");
         line.text(Key::Sni, b"chat.example.com");
     }

@@ -62,7 +62,7 @@ pub(super) async fn verb(
         "/stop" => signal(rustix::process::Signal::TERM),
         "/quit" => signal(rustix::process::Signal::QUIT),
         "/reopen" => match (api.reopen)() {
-            Ok(()) => text(StatusCode::OK, "the access log is open anew\n"),
+            Ok(()) => text(StatusCode::OK, "the access log was reopened\n"),
             Err(message) => said(StatusCode::INTERNAL_SERVER_ERROR, message),
         },
         _ => pass_on(path, question, api).await,

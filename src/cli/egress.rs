@@ -69,7 +69,7 @@ fn list(tunnels: &Value) -> String {
     if tunnels.is_empty() {
         return "no tunnel is open\n".to_owned();
     }
-    let heads = ["SINCE", "CLIENT", "DESTINATION", "DIALLED", "RULE", "SENT", "RECEIVED"]
+    let heads = ["SINCE", "CLIENT", "DESTINATION", "UPSTREAM ADDR", "RULE", "SENT", "RECEIVED"]
         .map(str::to_owned);
     let rows = tunnels.iter().map(|tunnel| {
         let text = |key: &str| tunnel.get(key).and_then(Value::as_str).unwrap_or("-");
@@ -79,16 +79,16 @@ fn list(tunnels: &Value) -> String {
             Some(user) => format!("{} ({user})", text("client")),
             None => text("client").to_owned(),
         };
-        let dialled = match tunnel.get("parent").and_then(Value::as_str) {
-            Some(parent) => format!("{} ({parent})", text("dialled")),
-            None => text("dialled").to_owned(),
+        let upstream_addr = match tunnel.get("parent").and_then(Value::as_str) {
+            Some(parent) => format!("{} ({parent})", text("upstream_addr")),
+            None => text("upstream_addr").to_owned(),
         };
         let (sent, received) = (number("request_bytes"), number("response_bytes"));
         [
             since,
             client,
             text("destination").to_owned(),
-            dialled,
+            upstream_addr,
             text("rule").to_owned(),
             sent.to_string(),
             received.to_string(),
@@ -119,12 +119,12 @@ mod tests {
     fn tunnels_are_shown_in_columns() {
         let tunnels = json!([{
             "id": "a", "since": "2030-01-02T03:04:05.678Z", "client": "10.0.0.5:1", "user": "files",
-            "destination": "graph.facebook.com:443", "dialled": "192.0.2.1:443", "parent": null,
+            "destination": "graph.facebook.com:443", "upstream_addr": "192.0.2.1:443", "parent": null,
             "rule": "facebook", "sni": "graph.facebook.com", "request_bytes": 7, "response_bytes": 1234
         }]);
         assert_eq!(
             list(&tunnels),
-            "SINCE                CLIENT              DESTINATION             DIALLED        RULE      SENT  RECEIVED\n\
+            "SINCE                CLIENT              DESTINATION             UPSTREAM ADDR  RULE      SENT  RECEIVED\n\
              2030-01-02T03:04:05  10.0.0.5:1 (files)  graph.facebook.com:443  192.0.2.1:443  facebook  7     1234\n"
         );
         assert_eq!(list(&json!([])), "no tunnel is open\n");

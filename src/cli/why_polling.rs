@@ -109,11 +109,11 @@ fn report_text(report: &SessionReport) -> String {
         out.push('\n');
         paragraph(&mut out, "warning: ", warning);
     }
-    if report.skipped_sessions + report.skipped_events > 0 {
+    if report.dropped_sessions + report.dropped_events > 0 {
         let _ = writeln!(
             out,
-            "\nnot all is known: {} sessions and {} events found no room since the start",
-            report.skipped_sessions, report.skipped_events
+            "\nthis list is incomplete: {} sessions and {} events were dropped since the start because the tracking table was full",
+            report.dropped_sessions, report.dropped_events
         );
     }
     out

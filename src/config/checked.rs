@@ -244,7 +244,7 @@ pub enum ClientAddressField {
 pub enum UnknownSni {
     /// The default certificate; the client decides whether to accept it.
     Default,
-    /// An alert (`access_denied`) and no certificate.
+    /// The TLS alert `unrecognized_name`, and no certificate.
     Refuse,
 }
 

@@ -26,7 +26,7 @@ pub(super) struct EgressStream {
     /// Bytes that a parent sent after its answer: the first bytes of the destination.
     pub(super) early: Bytes,
     /// The address connected to.
-    pub(super) dialled: Option<SocketAddr>,
+    pub(super) upstream_addr: Option<SocketAddr>,
     /// The parent it goes through.
     pub(super) parent: Option<Box<str>>,
 }
@@ -84,10 +84,10 @@ impl Errand<'_> {
         }
         let budget = deadline.saturating_duration_since(Instant::now());
         match dial::race(&checked, budget).await {
-            Ok((stream, dialled)) => Ok(EgressStream {
+            Ok((stream, upstream_addr)) => Ok(EgressStream {
                 stream: Stream::Plain(stream),
                 early: Bytes::new(),
-                dialled: Some(dialled),
+                upstream_addr: Some(upstream_addr),
                 parent: None,
             }),
             Err(error) => Err(failed(&error, &checked, forward_proxy.timeouts.connect)),

@@ -56,13 +56,18 @@ pub(super) async fn open(
         match ask(parent, endpoint, destination).await {
             Ok((stream, early)) => {
                 endpoint.health.circuit.close();
-                let dialled = match &stream {
+                let upstream_addr = match &stream {
                     Stream::Plain(stream) => stream.peer_addr(),
                     Stream::Tls(stream) => stream.get_ref().0.socket().peer_addr(),
                     Stream::Within(_) => Err(ErrorKind::Unsupported.into()),
                 };
                 let parent = Some(parent.name.as_str().into());
-                return Ok(EgressStream { stream, early, dialled: dialled.ok(), parent });
+                return Ok(EgressStream {
+                    stream,
+                    early,
+                    upstream_addr: upstream_addr.ok(),
+                    parent,
+                });
             }
             Err(ParentError::Refused(said)) => {
                 endpoint.health.circuit.close();

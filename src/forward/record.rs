@@ -41,7 +41,7 @@ pub(super) struct EgressLog {
     reported: Option<Reason>,
     /// The complete denial.
     pub(super) denial: Option<Box<Denial>>,
-    pub(super) dialled: Option<SocketAddr>,
+    pub(super) upstream_addr: Option<SocketAddr>,
     pub(super) parent: Option<Box<str>>,
     pub(super) sni: Option<Box<str>>,
     connect: Option<Duration>,
@@ -92,7 +92,7 @@ impl EgressLog {
             destination: None,
             reported: None,
             denial: None,
-            dialled: None,
+            upstream_addr: None,
             parent: None,
             sni: None,
             connect: None,
@@ -242,8 +242,8 @@ impl EgressLog {
     }
 
     fn tell_outcome(&self, line: &mut impl LineWriter) {
-        if let Some(dialled) = &self.dialled {
-            line.address(Key::Dialled, *dialled);
+        if let Some(upstream_addr) = &self.upstream_addr {
+            line.address(Key::UpstreamAddr, *upstream_addr);
         }
         if let Some(parent) = &self.parent {
             line.text(Key::Parent, parent.as_bytes());
@@ -260,12 +260,12 @@ impl EgressLog {
             line.text(Key::Flags, flag.letters().as_bytes());
         }
         if let (Some(denial), Some(destination)) = (&self.denial, &self.destination) {
-            line.text(Key::Detail, denial.why(&self.client(), destination).as_bytes());
+            line.text(Key::Error, denial.why(&self.client(), destination).as_bytes());
         } else if let Some(detail) = &self.detail {
-            line.text(Key::Detail, detail.as_bytes());
+            line.text(Key::Error, detail.as_bytes());
         }
         if let Some(end) = self.tunnel {
-            line.text(Key::End, end.as_bytes());
+            line.text(Key::CloseReason, end.as_bytes());
         }
         line.number(Key::RequestBytes, self.request_bytes);
         line.number(Key::ResponseBytes, self.response_bytes);
@@ -280,7 +280,7 @@ impl LogEvent for EgressLog {
     fn write_fields<L: LineWriter>(&self, line: &mut L) {
         line.text(Key::Id, self.id.as_str().as_bytes());
         let event = match (&self.asked, self.tunnel) {
-            (None, _) => "refused",
+            (None, _) => "rejected",
             (Some(_), Some(_)) => "tunnel",
             (Some(_), None) => "egress",
         };
@@ -305,7 +305,7 @@ impl LogEvent for EgressLog {
         }
         self.tell_outcome(line);
         line.number(Key::Generation, self.config_version.number());
-        line.text(Key::Config, self.config_version.hash().as_bytes());
+        line.text(Key::ConfigHash, self.config_version.hash().as_bytes());
         line.text(Key::Tls, self.client_conn.tls.as_bytes());
     }
 }

@@ -35,7 +35,7 @@ pub struct OpenTunnel {
     /// Host and port asked for.
     pub destination: Option<Destination>,
     /// Address connected to.
-    pub dialled: Option<SocketAddr>,
+    pub upstream_addr: Option<SocketAddr>,
     /// Name of the parent proxy it goes through.
     pub parent: Option<Box<str>>,
     /// Name of the rule.
@@ -83,7 +83,7 @@ impl EgressTunnels {
                 "client": open.client.to_string(),
                 "user": open.user,
                 "destination": open.destination.as_ref().map(ToString::to_string),
-                "dialled": open.dialled.map(|addr| addr.to_string()),
+                "upstream_addr": open.upstream_addr.map(|addr| addr.to_string()),
                 "parent": open.parent,
                 "rule": open.rule,
                 "sni": open.sni,
@@ -116,7 +116,7 @@ mod tests {
             client: "192.0.2.1:1".parse().unwrap(),
             user: None,
             destination: Destination::parse(b"graph.facebook.com:443", None).ok(),
-            dialled: None,
+            upstream_addr: None,
             parent: None,
             rule: "facebook".into(),
             sni: None,

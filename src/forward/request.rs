@@ -115,7 +115,7 @@ impl EgressRequest<'_> {
         match until_gone(conn, checkout.reach(&grant, &destination)).await {
             Some(Ok(reached)) => {
                 record.connected();
-                record.dialled = reached.dialled;
+                record.upstream_addr = reached.upstream_addr;
                 record.parent.clone_from(&reached.parent);
                 Ok(ReadyRequest { grant, destination, reached, place, rate })
             }
@@ -179,7 +179,7 @@ impl EgressRequest<'_> {
             Err(reason) => {
                 // The 200 has been sent: the status stays as the client saw it.
                 record.reason = Some(reason);
-                record.tunnel_ended("refused");
+                record.tunnel_ended("rejected");
                 return AfterRequest::Close;
             }
         };

@@ -85,7 +85,7 @@ pub(super) fn spawn<T: TunnelStream>(
             Err(ScreenRejection { screen, a, out }) => {
                 let why = screen.refused.map(|reason| (reason, screen.detail()));
                 refuse(local, a, out).await;
-                ("refused", why)
+                ("rejected", why)
             }
         };
         record.noted = record.noted.or(noted.take());
@@ -137,7 +137,7 @@ fn shown(record: &EgressLog) -> OpenTunnel {
         client: record.address().0,
         user: record.user.clone(),
         destination: record.destination().cloned(),
-        dialled: record.dialled,
+        upstream_addr: record.upstream_addr,
         parent: record.parent.clone(),
         rule: record.rule().name.as_str().into(),
         sni: record.sni.clone(),
@@ -161,11 +161,11 @@ fn is_still_allowed(record: &EgressLog, listener_state: &ForwardListenerState) -
     let Verdict::Allowed(grant) = decide(&forward_proxy.policy, record, destination) else {
         return false;
     };
-    match (forward_proxy.parent(&grant.rule, destination), record.dialled) {
+    match (forward_proxy.parent(&grant.rule, destination), record.upstream_addr) {
         (Some(parent), _) => record.parent.as_deref() == Some(parent.name.as_str()),
         (None, _) if record.parent.is_some() => false,
-        (None, Some(dialled)) => {
-            forward_proxy.guard.check(&grant.rule, dialled.ip(), dialled.port()).is_ok()
+        (None, Some(upstream_addr)) => {
+            forward_proxy.guard.check(&grant.rule, upstream_addr.ip(), upstream_addr.port()).is_ok()
         }
         (None, None) => true,
     }

@@ -39,7 +39,7 @@ pub(super) struct PassthroughLog {
     pub(super) server_name: Option<Arc<str>>,
     upstream: Option<Arc<str>>,
     endpoint: Option<Arc<str>>,
-    dialled: Option<SocketAddr>,
+    upstream_addr: Option<SocketAddr>,
     connect: Option<Duration>,
     reason: Option<Reason>,
     /// Detail of the reason, for the operator.
@@ -73,7 +73,7 @@ impl PassthroughLog {
             server_name: None,
             upstream: None,
             endpoint: None,
-            dialled: None,
+            upstream_addr: None,
             connect: None,
             reason: None,
             detail: None,
@@ -98,9 +98,9 @@ impl PassthroughLog {
     }
 
     /// Records the connection to an endpoint.
-    pub(super) fn connected(&mut self, endpoint: &Endpoint, dialled: Option<SocketAddr>) {
+    pub(super) fn connected(&mut self, endpoint: &Endpoint, upstream_addr: Option<SocketAddr>) {
         self.endpoint = Some(Arc::clone(&endpoint.label));
-        self.dialled = dialled;
+        self.upstream_addr = upstream_addr;
         self.connect = Some(self.start.elapsed());
     }
 
@@ -149,7 +149,7 @@ impl PassthroughLog {
 impl LogEvent for PassthroughLog {
     fn write_fields<L: LineWriter>(&self, line: &mut L) {
         line.text(Key::Id, self.id.as_str().as_bytes());
-        let event = if self.end.is_some() { "tunnel" } else { "refused" };
+        let event = if self.end.is_some() { "tunnel" } else { "rejected" };
         line.text(Key::Event, event.as_bytes());
         line.text(Key::Profile, self.names.profile.as_bytes());
         line.text(Key::Listener, self.names.listener.as_bytes());
@@ -164,8 +164,8 @@ impl LogEvent for PassthroughLog {
         if let Some(endpoint) = &self.endpoint {
             line.text(Key::Endpoint, endpoint.as_bytes());
         }
-        if let Some(dialled) = self.dialled {
-            line.address(Key::Dialled, dialled);
+        if let Some(upstream_addr) = self.upstream_addr {
+            line.address(Key::UpstreamAddr, upstream_addr);
         }
         if let Some(reason) = self.reason {
             line.text(Key::Reason, reason.word().as_bytes());
@@ -175,10 +175,10 @@ impl LogEvent for PassthroughLog {
             line.text(Key::Flags, flag.letters().as_bytes());
         }
         if let Some(detail) = &self.detail {
-            line.text(Key::Detail, detail.as_bytes());
+            line.text(Key::Error, detail.as_bytes());
         }
         if let Some(end) = self.end {
-            line.text(Key::End, end.word().as_bytes());
+            line.text(Key::CloseReason, end.word().as_bytes());
             line.number(Key::RequestBytes, self.sent);
             line.number(Key::ResponseBytes, self.received);
         }
@@ -187,7 +187,7 @@ impl LogEvent for PassthroughLog {
         }
         line.took(Key::Duration, self.start.elapsed());
         line.number(Key::Generation, self.config_version.number());
-        line.text(Key::Config, self.config_version.hash().as_bytes());
+        line.text(Key::ConfigHash, self.config_version.hash().as_bytes());
         if let Some(name) = &self.server_name {
             line.text(Key::Sni, name.as_bytes());
         }

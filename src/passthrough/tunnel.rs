@@ -115,7 +115,7 @@ pub(super) fn spawn(
                     record.refused(reason, Some(screen.detail()));
                 }
                 refuse(&local, a, out).await;
-                PassthroughEnd::Refused
+                PassthroughEnd::Rejected
             }
         };
         record.sent = moved.a_to_b.load(Ordering::Relaxed).saturating_sub(record.header);

@@ -372,10 +372,10 @@ impl RequestLog {
             line.text(Key::Flags, flag.letters().as_bytes());
         }
         if let Some(detail) = &self.detail {
-            line.text(Key::Detail, detail.as_bytes());
+            line.text(Key::Error, detail.as_bytes());
         }
         if let Some(end) = self.tunnel {
-            line.text(Key::End, end.word().as_bytes());
+            line.text(Key::CloseReason, end.word().as_bytes());
         }
         if let Some(code) = self.close_code {
             line.number(Key::CloseCode, code.into());
@@ -396,7 +396,7 @@ impl LogEvent for RequestLog {
             line.text(Key::Trace, trace.trace());
         }
         let event = match (&self.request, self.tunnel) {
-            (None, _) => "refused",
+            (None, _) => "rejected",
             (Some(_), Some(_)) => "tunnel",
             (Some(_), None) => "request",
         };
@@ -428,7 +428,7 @@ impl LogEvent for RequestLog {
         }
         self.write_outcome(line);
         line.number(Key::Generation, self.config_version.number());
-        line.text(Key::Config, self.config_version.hash().as_bytes());
+        line.text(Key::ConfigHash, self.config_version.hash().as_bytes());
         line.text(Key::Tls, self.client_conn.tls.as_bytes());
         if let Some(sni) = &self.client_conn.sni {
             line.text(Key::Sni, sni.as_bytes());

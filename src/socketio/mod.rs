@@ -77,7 +77,7 @@ impl EventSink {
         let plain = matches!(event.what, EventKind::Polled(polled) if polled.reason.is_none());
         if pending.len() >= MAX_PENDING_EVENTS || (plain && pending.len() >= MAX_PENDING_EVENTS / 2)
         {
-            self.metrics.socketio.skipped_events(1);
+            self.metrics.socketio.count_dropped_events(1);
             return;
         }
         pending.push(event);

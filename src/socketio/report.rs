@@ -19,9 +19,9 @@ pub struct SessionReport {
     /// Warnings about timeouts of the gateway that are shorter than a heartbeat needs.
     pub warnings: Vec<String>,
     /// Sessions dropped because the table was full.
-    pub skipped_sessions: u64,
+    pub dropped_sessions: u64,
     /// Events dropped because a buffer or the table was full.
-    pub skipped_events: u64,
+    pub dropped_events: u64,
 }
 
 /// Number of sessions in each state.

@@ -84,9 +84,9 @@ impl SessionTable {
             if self.sessions.len() >= self.most {
                 match event.what {
                     EventKind::Opened(_) | EventKind::Switched { direct: true } => {
-                        self.metrics.socketio.skipped_session();
+                        self.metrics.socketio.count_dropped_session();
                     }
-                    _ => self.metrics.socketio.skipped_events(1),
+                    _ => self.metrics.socketio.count_dropped_events(1),
                 }
                 return;
             }
@@ -240,7 +240,7 @@ impl SessionTable {
         causes.sort_unstable_by_key(|(cause, (stuck, ended))| {
             (std::cmp::Reverse(stuck + ended), *cause)
         });
-        let [skipped_sessions, skipped_events] = self.metrics.socketio.skipped();
+        let [dropped_sessions, dropped_events] = self.metrics.socketio.dropped();
         SessionReport {
             counts: self.counts(now),
             causes: causes
@@ -259,8 +259,8 @@ impl SessionTable {
                 .collect(),
             timers: self.timers.found().into_iter().map(timer_report).collect(),
             warnings: self.warnings(),
-            skipped_sessions,
-            skipped_events,
+            dropped_sessions,
+            dropped_events,
         }
     }
 

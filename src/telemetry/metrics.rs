@@ -112,7 +112,7 @@ impl Metrics {
         let route = &["profile", "route"];
         let reason_counts = counters(
             &registry,
-            "refused_total",
+            "rejected_total",
             "Requests and connections that the gateway rejected or ended early, by reason.",
             &["reason"],
         )?;
@@ -500,7 +500,7 @@ mod tests {
         route.requests[1].inc();
         metrics.set_active_configuration(&names, &[], &[("u".to_owned(), false)]);
         let text = String::from_utf8(metrics.render(ExpositionFormat::Text)).unwrap();
-        assert!(text.contains("app_gateway_refused_total{reason=\"b\"} 1\n"));
+        assert!(text.contains("app_gateway_rejected_total{reason=\"b\"} 1\n"));
         assert!(text.contains(
             "app_gateway_http_requests_total{class=\"2xx\",profile=\"internet\",route=\"/x/\"} 1\n"
         ));

@@ -30,7 +30,7 @@ pub struct SocketIoFamilies {
     upgrades: IntCounterVec,
     ended: IntCounterVec,
     not_upgraded: IntCounterVec,
-    skipped: [IntCounter; 2],
+    dropped: [IntCounter; 2],
 }
 
 /// Metrics of one profile and upstream.
@@ -91,11 +91,11 @@ impl SocketIoMetrics {
 
 impl SocketIoFamilies {
     pub(super) fn new(registry: &FamilyRegistry) -> prometheus::Result<Self> {
-        let skipped = counters(
+        let dropped = counters(
             registry,
-            "socketio_skipped_total",
+            "socketio_dropped_total",
             "Socket.IO sessions and events dropped because the tracking table or its queue was full; no other Socket.IO metric contains them.",
-            &["what"],
+            &["kind"],
         )?;
         let labels = &["profile", "upstream"];
         Ok(Self {
@@ -135,7 +135,7 @@ impl SocketIoFamilies {
                 "Socket.IO sessions that have ended without a WebSocket, by cause.",
                 &["profile", "upstream", "cause"],
             )?,
-            skipped: DROPPED_KINDS.map(|what| skipped.with_label_values(&[what])),
+            dropped: DROPPED_KINDS.map(|kind| dropped.with_label_values(&[kind])),
         })
     }
 
@@ -172,19 +172,19 @@ impl SocketIoFamilies {
     }
 
     /// Counts a session dropped because the table was full.
-    pub fn skipped_session(&self) {
-        self.skipped[0].inc();
+    pub fn count_dropped_session(&self) {
+        self.dropped[0].inc();
     }
 
     /// Counts session events dropped because a queue was full.
-    pub fn skipped_events(&self, count: u64) {
-        self.skipped[1].inc_by(count);
+    pub fn count_dropped_events(&self, count: u64) {
+        self.dropped[1].inc_by(count);
     }
 
     /// Number of dropped sessions, and of dropped events.
     #[must_use]
-    pub fn skipped(&self) -> [u64; 2] {
-        [self.skipped[0].get(), self.skipped[1].get()]
+    pub fn dropped(&self) -> [u64; 2] {
+        [self.dropped[0].get(), self.dropped[1].get()]
     }
 
     /// Removes the series of an upstream that no longer exists, in all profiles.

@@ -38,7 +38,7 @@ pub enum PassthroughEnd {
     /// The endpoint is no longer selected, and another one is.
     FailedOver,
     /// The second ClientHello has another server name.
-    Refused,
+    Rejected,
     /// The task was dropped without a cause.
     Unknown,
 }
@@ -54,7 +54,7 @@ const END_WORDS: [&str; 11] = [
     "draining",
     "policy",
     "failed_over",
-    "refused",
+    "rejected",
     "unknown",
 ];
 
@@ -161,9 +161,9 @@ impl PassthroughFamilies {
             )?,
             ends: counters(
                 registry,
-                "tcp_ends_total",
-                "Passthrough connections that have ended, by cause.",
-                &["profile", "tcp_route", "end"],
+                "tcp_closed_total",
+                "Passthrough connections that have closed, by reason.",
+                &["profile", "tcp_route", "reason"],
             )?,
         })
     }

@@ -52,7 +52,7 @@ pub(super) struct UpstreamFamilies {
     connections: IntGaugeVec,
     requests: IntCounterVec,
     seconds: HistogramVec,
-    waits: IntCounterVec,
+    connect_queued: IntCounterVec,
     queued: IntCounterVec,
     reused: IntCounterVec,
     retries: IntCounterVec,
@@ -75,7 +75,7 @@ pub struct UpstreamHandles {
     requests: [IntCounter; 6],
     seconds: Histogram,
     /// Requests that waited in the connect queue.
-    pub waits: IntCounter,
+    pub connect_queued: IntCounter,
     /// Requests that waited because `max-connections` were in use.
     pub queued: IntCounter,
     /// Requests sent on a reused connection.
@@ -207,9 +207,9 @@ impl UpstreamFamilies {
                 REQUEST_BUCKETS,
                 upstream,
             )?,
-            waits: counters(
+            connect_queued: counters(
                 registry,
-                "upstream_connect_waits_total",
+                "upstream_connect_queued_total",
                 "Requests that waited in the connect queue of an endpoint.",
                 upstream,
             )?,
@@ -250,7 +250,7 @@ impl UpstreamFamilies {
             idle: self.connections.with_label_values(&[name, "idle"]),
             requests: CLASSES.map(|class| self.requests.with_label_values(&[name, class])),
             seconds: self.seconds.with_label_values(&[name]),
-            waits: self.waits.with_label_values(&[name]),
+            connect_queued: self.connect_queued.with_label_values(&[name]),
             queued: self.queued.with_label_values(&[name]),
             reused: self.reused.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
@@ -283,7 +283,9 @@ impl UpstreamFamilies {
         for family in [&self.connect_seconds, &self.seconds] {
             let _ = family.remove_label_values(&[name]);
         }
-        for family in [&self.waits, &self.queued, &self.reused, &self.retries, &self.ejections] {
+        for family in
+            [&self.connect_queued, &self.queued, &self.reused, &self.retries, &self.ejections]
+        {
             let _ = family.remove_label_values(&[name]);
         }
     }

@@ -155,7 +155,7 @@ pub async fn wait(
 ) -> Result<Granted, ConnectError> {
     let ((upstream, counters), (_, endpoint)) = (to, chosen);
     let patience = upstream.limits.connect;
-    counters.waits.inc();
+    counters.connect_queued.inc();
     let came = timeout(patience, place).await;
     let failed = |reason, detail| {
         let endpoint = endpoint.label.to_string();

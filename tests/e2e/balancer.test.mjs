@@ -134,7 +134,7 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
     const balancer = await shipped('balancer');
     try {
       await moves();
-      const cut = await balancer.accessLine('of a connection that had to move', (line) => line.end === 'failed_over');
+      const cut = await balancer.accessLine('of a connection that had to move', (line) => line.close_reason === 'failed_over');
       assert.deepEqual([cut.profile, cut.route, cut.upstream, cut.sni], ['internet', FQDN, 'sites', FQDN]);
       assert.ok(await balancer.metric(`tcp_connections_total{profile="internet",result="ok",tcp_route="${FQDN}"}`) > 0);
 

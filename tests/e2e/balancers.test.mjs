@@ -151,7 +151,7 @@ describe('other peers', { skip: gatewayOnly }, () => {
     const answer = await curl(world, gateway, '/seen', { listener: { host: world.address, port } });
     assert.notEqual(answer.code, 0);
     const line = await gateway.accessLine('of the refusal', (l) => l.reason === 'proxy_protocol_malformed');
-    assert.match(line.detail, /begins with TLS/);
+    assert.match(line.error, /begins with TLS/);
   });
 });
 

@@ -111,7 +111,7 @@ for (const [what, { end, code, word, settings }] of Object.entries(ways)) {
       assert.equal(ws.failed, undefined);
       assert.deepEqual(await until('the upstream to see it', () => echo.codes[path]), [code, word]);
       const line = await gateway.accessLine('of it', (l) => l.event === 'tunnel' && l.path === path);
-      assert.deepEqual([line.end, line.close_code], [word, code]);
+      assert.deepEqual([line.close_reason, line.close_code], [word, code]);
     });
 
     test('over HTTP/2: a Close frame, then the end of the stream', async (t) => {

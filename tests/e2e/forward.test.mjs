@@ -228,7 +228,7 @@ print(json.dumps({"facebook": get(facebook), "twilio": get(twilio, user), "plain
     });
     await assert.rejects(fronted);
     const line = await gateway.accessLine('of the refusal', (l) => l.reason === 'egress_sni_mismatch');
-    assert.deepEqual([line.sni, line.end, line.response_bytes], [VIBER, 'refused', 0]);
+    assert.deepEqual([line.sni, line.close_reason, line.response_bytes], [VIBER, 'rejected', 0]);
   });
 
   test('no password is in any log', async () => {

@@ -132,7 +132,7 @@ test('connections per client are limited, and a closed one makes room', { skip: 
   }
   await until('those over the limit to be closed', () => closed.size >= 20, { within: 5000 });
   assert.ok(closed.size <= 21, `${closed.size} were closed`);
-  await until('the refusals in the log', () => gateway.access.filter((l) => l.event === 'refused' && l.reason === 'too_many_connections_from_client').length >= 20);
+  await until('the refusals in the log', () => gateway.access.filter((l) => l.event === 'rejected' && l.reason === 'too_many_connections_from_client').length >= 20);
   for (const socket of open) socket.destroy();
   await until('room again', async () => (await ask('/origin/seen')).status === 200, { every: 100 });
 });

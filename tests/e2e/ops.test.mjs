@@ -567,7 +567,7 @@ describe('the configuration hash', { skip }, () => {
     assert.deepEqual(await infos(), [`app_gateway_config_info{hash="${second}"} 1`], 'one series, whatever there was');
     await gateway.who('/other/who?2');
     const lines = await Promise.all(['1', '2'].map((n) => gateway.accessLine(n, (line) => line.path === `/other/who?${n}`)));
-    assert.deepEqual(lines.map((line) => [line.generation, line.config]), [[1, first], [2, second]]);
+    assert.deepEqual(lines.map((line) => [line.generation, line.config_hash]), [[1, first], [2, second]]);
   });
 
   test('a history of bounded length, on the admin listener too', async (t) => {

@@ -270,7 +270,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     await load.stop();
     const counted = await until('the last scrape', async () => {
       const sum = await first('sum(app_gateway_http_requests_total{route="/origin/"})');
-      return sum + await first('sum(app_gateway_refused_total{reason="no_route"})') >= load.requests && sum;
+      return sum + await first('sum(app_gateway_rejected_total{reason="no_route"})') >= load.requests && sum;
     }, { every: 500 });
     assert.ok(counted > 0);
     assert.equal(await first('sum(app_gateway_upstream_requests_total{upstream="origin"})'), counted);

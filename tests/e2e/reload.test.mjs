@@ -513,7 +513,7 @@ describe('listeners', { skip }, () => {
     const [lost, kept] = [await webSocket(gateway, '/lan/', { listener: at(listener) }), await webSocket(gateway, '/ws/')];
     await gateway.apply(before);
     await closed(lost, 'the WebSocket of the profile that is gone to be closed');
-    await gateway.accessLine('of it', (l) => l.path === '/lan/' && l.end === 'policy');
+    await gateway.accessLine('of it', (l) => l.path === '/lan/' && l.close_reason === 'policy');
     await kept.echo('still');
   });
 });
@@ -661,11 +661,11 @@ describe('open connections', { skip }, () => {
       for (const n of [1, 2]) {
         await closed(sockets[path + n], `the WebSocket on ${path}${n} to be closed`);
         const line = await gateway.accessLine('of it', (l) => l.event === 'tunnel' && l.path === path + n);
-        assert.equal(line.end, 'policy', JSON.stringify(line));
+        assert.equal(line.close_reason, 'policy', JSON.stringify(line));
       }
     }
     await until('the one over HTTP/2 to be closed', () => removed2.closed || removed2.ended);
-    await gateway.accessLine('of it', (l) => l.path === '/removed/h2' && l.end === 'policy');
+    await gateway.accessLine('of it', (l) => l.path === '/removed/h2' && l.close_reason === 'policy');
     for (const [path, socket] of Object.entries(sockets)) {
       if (!gone.some((p) => path.startsWith(p))) await socket.echo(`still on ${path}`);
     }
@@ -681,7 +681,7 @@ describe('open connections', { skip }, () => {
     await socket.echo('still');
     await gateway.apply(profiled(gateway.config, { hosts: ['other.test'] }));
     await closed(socket);
-    await gateway.accessLine('of it', (l) => l.path === '/ws/' && l.end === 'policy');
+    await gateway.accessLine('of it', (l) => l.path === '/ws/' && l.close_reason === 'policy');
   });
 });
 
@@ -797,7 +797,7 @@ describe('under load', { skip }, () => {
     assert.deepEqual(webSockets.filter(isClosed).length, 0);
     assert.deepEqual(chats.map(({ lost, id }) => [lost, id]), chats.map(({ id0 }) => [undefined, id0]), 'every chat is the one it was');
     await until('the lines of those that had to go', () => gateway.access.filter((l) => l.event === 'tunnel').length === 3);
-    assert.ok(gateway.access.filter((l) => l.event === 'tunnel').every((l) => l.end === 'policy' && l.close_code === 1008 && l.path === '/leaving/'));
+    assert.ok(gateway.access.filter((l) => l.event === 'tunnel').every((l) => l.close_reason === 'policy' && l.close_code === 1008 && l.path === '/leaving/'));
     assert.deepEqual(gateway.access.filter((l) => l.event === 'request' && l.status !== 200), []);
     assert.deepEqual((await gateway.results()), { applied: load.reloads, refused: 0, unchanged: (await gateway.results()).unchanged });
     t.diagnostic(`${run.done} requests and echoes in ${Date.now() - began} ms`);

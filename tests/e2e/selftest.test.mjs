@@ -91,7 +91,7 @@ test('without a proxy everything passes over HTTP/2 and HTTP/1.1, and the ID fin
   await until(() => 'the lines of its WebSockets', () => mine().filter((line) => line.event === 'tunnel').length >= 4);
   const sockets = mine().filter((line) => line.event === 'tunnel' && line.upstream === 'self-test');
   assert.deepEqual(new Set(sockets.map((line) => line.protocol)), new Set(['HTTP/1.1', 'HTTP/2']));
-  assert.ok(sockets.every((line) => line.route === PATH && ['client_closed', 'upstream_closed'].includes(line.end)), JSON.stringify(sockets));
+  assert.ok(sockets.every((line) => line.route === PATH && ['client_closed', 'upstream_closed'].includes(line.close_reason)), JSON.stringify(sockets));
   assert.ok(mine().some((line) => line.upstream === 'chat'), 'the chat server was asked under the same id');
 });
 

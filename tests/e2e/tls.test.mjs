@@ -234,7 +234,7 @@ describe('client certificates', () => {
   test('a refused certificate has its line in the log', { skip: gatewayOnly }, async () => {
     const before = gateway.access.length;
     await outcome('required', {});
-    const line = await until('the line', () => gateway.access.slice(before).find((l) => l.event === 'refused' && l.profile === 'required'));
+    const line = await until('the line', () => gateway.access.slice(before).find((l) => l.event === 'rejected' && l.profile === 'required'));
     assert.equal(line.reason, 'tls_handshake_failed');
   });
 });

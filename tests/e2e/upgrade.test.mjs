@@ -234,7 +234,7 @@ describe('an upgrade in place', { skip }, () => {
     session.destroy();
     await until(() => `the old process to end:\n${gateway.stderr}`, () => !isAlive(old));
     assert.equal((await gateway.ask('/origin/who')).status, 200);
-    const ours = gateway.access.filter((l) => l.event === 'tunnel' && ['draining', 'policy', 'tunnel_idle'].includes(l.end));
+    const ours = gateway.access.filter((l) => l.event === 'tunnel' && ['draining', 'policy', 'tunnel_idle'].includes(l.close_reason));
     assert.deepEqual(ours, [], 'no WebSocket was ended by the gateway');
   });
 
@@ -295,7 +295,7 @@ describe('an upgrade in place', { skip }, () => {
     const { config } = gateway;
     gateway.write({ ...config, profile: { internet: { ...config.profile.internet, route: routes.filter(({ path }) => path !== '/ws/') } } });
     await until('the WebSocket to be closed', () => socket.closed || socket.ended);
-    await gateway.accessLine('of it', (l) => l.event === 'tunnel' && l.path === '/ws/' && l.end === 'policy');
+    await gateway.accessLine('of it', (l) => l.event === 'tunnel' && l.path === '/ws/' && l.close_reason === 'policy');
     assert.ok(isAlive(old) && !chats.closed, 'and no other');
   });
 

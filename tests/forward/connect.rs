@@ -31,7 +31,7 @@ fn the_answer_has_no_body_and_bytes_pass_unchanged() {
     assert_eq!(line["event"], "tunnel");
     assert_eq!(line["rule"], "facebook");
     assert_eq!(line["destination"], format!("graph.facebook.com:{}", world.port()));
-    assert_eq!(line["dialled"], format!("{}:{}", world.address, world.port()));
+    assert_eq!(line["upstream_addr"], format!("{}:{}", world.address, world.port()));
     assert_eq!(line["request_bytes"], 15);
     assert_eq!(line["response_bytes"], 22);
     assert!(head.contains(line["id"].as_str().unwrap()));
@@ -150,7 +150,7 @@ fn an_unreachable_destination_gives_502() {
     drop(origin);
     let mut world = world;
     let lines = world.lines_of(local, 2);
-    assert!(lines[0]["detail"].as_str().unwrap().contains("127.0.0.254"), "{}", lines[0]);
+    assert!(lines[0]["error"].as_str().unwrap().contains("127.0.0.254"), "{}", lines[0]);
     world.ends_with(&[
         "egress CONNECT 502 upstream_connect_failed",
         "tunnel CONNECT 200 client_closed",

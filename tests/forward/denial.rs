@@ -63,7 +63,7 @@ fn a_denial_has_the_same_id_in_answer_and_log() {
     let id = answer.field("x-request-id").unwrap();
     assert_eq!(line["id"], id.as_str());
     assert!(body.contains(&id));
-    assert!(line["detail"].as_str().unwrap().contains("chatapi.viber.com"));
+    assert!(line["error"].as_str().unwrap().contains("chatapi.viber.com"));
     let counted = "egress_requests_total{result=\"egress_denied\",rule=\"facebook\"} 1";
     assert!(world.metrics().contains(counted), "{}", world.metrics());
     assert!(!world.was_dialled());

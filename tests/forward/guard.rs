@@ -126,7 +126,7 @@ fn only_allowed_addresses_of_a_mixed_resolution_are_used() {
     drop((client, origin));
     let mut world = world;
     let dialled = format!("{}:{}", world.address, world.port());
-    assert_eq!(world.lines_of(local, 1)[0]["dialled"], dialled);
+    assert_eq!(world.lines_of(local, 1)[0]["upstream_addr"], dialled);
 }
 
 #[test]

@@ -53,13 +53,13 @@ fn idle_and_total_timeouts_close_a_tunnel() {
     let (mut client, mut origin) = world.tunnel("graph.facebook.com");
     client.end();
     origin.end();
-    assert_eq!(world.lines_of(client.local(), 1)[0]["end"], "tunnel_idle");
+    assert_eq!(world.lines_of(client.local(), 1)[0]["close_reason"], "tunnel_idle");
 
     let timeouts = "idle = \"60s\"\ntotal = \"1s\"";
     let mut world = World::with(Setup { timeouts, ..Setup::default() });
     let (mut client, _origin) = world.tunnel("graph.facebook.com");
     client.end();
-    assert_eq!(world.lines_of(client.local(), 1)[0]["end"], "tunnel_expired");
+    assert_eq!(world.lines_of(client.local(), 1)[0]["close_reason"], "tunnel_expired");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn idle_connections_are_closed_and_slow_heads_are_rejected() {
     assert_eq!(answer.field("gateway-reason").as_deref(), Some("header_timeout"));
     silent.end();
     assert!(silent.input.is_empty());
-    assert_eq!(world.lines_of(slow.local(), 1)[0]["event"], "refused");
+    assert_eq!(world.lines_of(slow.local(), 1)[0]["event"], "rejected");
     let huge = format!("CONNECT a:443 HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(70_000));
     let answer = world.sent(&huge).answer();
     assert_eq!(answer.field("gateway-reason").as_deref(), Some("header_too_large"));

@@ -75,7 +75,7 @@ fn the_parent_receives_credentials_and_its_early_bytes_follow_the_200() {
     let mut world = world;
     let line = world.lines_of(local, 1).remove(0);
     assert_eq!(line["parent"], "enterprise");
-    assert_eq!(line["dialled"], parent.local_addr().unwrap().to_string());
+    assert_eq!(line["upstream_addr"], parent.local_addr().unwrap().to_string());
     assert!(!world.log().contains("opensesame"));
 }
 

@@ -31,7 +31,7 @@ fn a_reload_closes_only_the_tunnels_of_a_removed_rule() {
     world.reload(Setup { rules: FACEBOOK, ..Setup::default() }, listen);
     gone.end();
     gone_origin.end();
-    assert_eq!(world.lines_of(gone.local(), 1)[0]["end"], "policy");
+    assert_eq!(world.lines_of(gone.local(), 1)[0]["close_reason"], "policy");
     kept.send("up");
     kept_origin.expect("up");
     kept_origin.send("down");
@@ -75,7 +75,7 @@ fn removing_the_forward_proxy_closes_its_tunnels_and_listeners() {
     world.reload_without();
     client.end();
     origin.end();
-    assert_eq!(world.lines_of(client.local(), 1)[0]["end"], "policy");
+    assert_eq!(world.lines_of(client.local(), 1)[0]["close_reason"], "policy");
     world.wait("the address to be closed", |_| std::net::TcpStream::connect(listen).is_err());
     // A forward proxy that is added again works.
     world.reload(Setup::default(), listen);
@@ -96,5 +96,5 @@ fn a_drain_closes_tunnels_and_idle_connections() {
     assert!(text(&client.input).is_empty());
     let mut world = world;
     world.stop_after();
-    assert!(world.log().contains("\"end\":\"draining\""), "{}", world.log());
+    assert!(world.log().contains("\"close_reason\":\"draining\""), "{}", world.log());
 }

@@ -102,7 +102,7 @@ fn other_first_bytes_close_the_tunnel_and_never_reach_the_origin() {
         assert!(origin.input.is_empty(), "{reason}: {}", text(&origin.input));
         let line = world.lines_of(client.local(), 1).remove(0);
         assert_eq!(line["reason"], reason);
-        assert_eq!(line["end"], "refused");
+        assert_eq!(line["close_reason"], "rejected");
         assert_eq!(line["status"], 200);
     }
 }
@@ -144,7 +144,7 @@ fn a_mismatch_may_be_allowed_and_logged() {
     let line = world.lines_of(local, 1).remove(0);
     assert_eq!(line["reason"], "egress_sni_mismatch");
     assert_eq!(line["sni"], "video.xx.fbcdn.net");
-    assert_eq!(line["end"], "client_closed");
+    assert_eq!(line["close_reason"], "client_closed");
 }
 
 /// A `HelloRetryRequest` for X25519 (RFC 8446 section 4.1.4).
@@ -188,8 +188,8 @@ fn the_second_client_hello_is_checked_too() {
         assert!(origin.input.is_empty(), "{:x?}", origin.input);
         let line = world.lines_of(client.local(), 1).remove(0);
         assert_eq!(line["reason"], "egress_sni_mismatch");
-        assert_eq!((&line["end"], &line["status"]), (&"refused".into(), &200.into()));
-        assert!(line["detail"].as_str().unwrap().ends_with("names evil.example"), "{line}");
+        assert_eq!((&line["close_reason"], &line["status"]), (&"rejected".into(), &200.into()));
+        assert!(line["error"].as_str().unwrap().ends_with("names evil.example"), "{line}");
     }
     // A second ClientHello with the same name passes, and so do the bytes behind it.
     let (mut client, mut origin) = open_tunnel(&world);
@@ -272,7 +272,7 @@ fn an_encrypted_client_hello_may_be_rejected_or_logged() {
         tls.write_tls(&mut bytes).unwrap();
         bytes
     };
-    for (act, end) in [("refuse", "refused"), ("log", "client_closed"), ("allow", "client_closed")]
+    for (act, end) in [("refuse", "rejected"), ("log", "client_closed"), ("allow", "client_closed")]
     {
         let rules = STRICT.rules.replace("not-tls =", &format!("ech = \"{act}\", not-tls ="));
         let mut world = World::with(Setup { rules: rules.leak(), ..STRICT });
@@ -288,7 +288,7 @@ fn an_encrypted_client_hello_may_be_rejected_or_logged() {
         let local = client.local();
         drop((client, origin));
         let line = world.lines_of(local, 1).remove(0);
-        assert_eq!(line["end"], end);
+        assert_eq!(line["close_reason"], end);
         let reason = if act == "allow" { serde_json::Value::Null } else { "egress_ech".into() };
         assert_eq!(line["reason"], reason, "{act}");
     }

@@ -155,7 +155,7 @@ fn a_client_may_use_tls_to_the_proxy() {
     let answer = plain.answer();
     assert_eq!(answer.field("gateway-reason").as_deref(), Some("plain_http_on_tls_port"));
     drop(plain);
-    world.ends_with(&["tunnel CONNECT 200 upstream_closed", "refused 400 plain_http_on_tls_port"]);
+    world.ends_with(&["tunnel CONNECT 200 upstream_closed", "rejected 400 plain_http_on_tls_port"]);
 }
 
 /// A CA of client certificates.
@@ -240,7 +240,7 @@ fn removing_a_client_ca_closes_the_tunnels_of_its_clients() {
     client.end();
     origin.end();
     idle.end();
-    assert_eq!(world.lines_of(client.local(), 1)[0]["end"], "policy");
+    assert_eq!(world.lines_of(client.local(), 1)[0]["close_reason"], "policy");
     halfway.send(&connect[20..]);
     let answer = halfway.answer();
     assert_eq!(answer.field("gateway-reason").as_deref(), Some("egress_handshake_outdated"));

@@ -256,7 +256,7 @@ fn heads_above_the_limits_are_rejected() {
         assert_eq!(client.end(), ConnEnd::Clean);
         assert!(!world.was_dialled());
     }
-    world.ends_with(&["refused 431 header_too_large"; 5]);
+    world.ends_with(&["rejected 431 header_too_large"; 5]);
 }
 
 #[test]

@@ -127,7 +127,11 @@ fn a_rejected_stream_does_not_disturb_other_streams() {
     assert!(matches!(client.outcome(bad), Outcome::Answer(400, _)));
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     assert_eq!(client.outcome(slow), Outcome::Answer(200, b"ok".to_vec()));
-    world.ends_with(&["request GET 200", "request GET 400 ambiguous_path", "refused 400 bad_host"]);
+    world.ends_with(&[
+        "request GET 200",
+        "request GET 400 ambiguous_path",
+        "rejected 400 bad_host",
+    ]);
 }
 
 #[test]

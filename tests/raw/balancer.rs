@@ -126,7 +126,7 @@ fn malformed_headers_are_rejected() {
         (b"\r\n\r\n\0\r\nQUIT\n\x22", "0x22"),
         (
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x13\xc0\0\x02\x07\xc6\x33\x64\x09\x12\x34\x01\xbb\x03\0\x04\0\0\0\0",
-            "checksum is wrong",
+            "wrong checksum",
         ),
     ];
     let mut world = World::with(BALANCED);
@@ -141,15 +141,15 @@ fn malformed_headers_are_rejected() {
         assert!(conn.input.is_empty(), "no byte is sent: {:?}", conn.input);
         let line = world.lines_of(conn.local(), 1).remove(0);
         assert_eq!(line["reason"], "proxy_protocol_malformed", "{line}");
-        assert_eq!((&line["event"], &line["status"]), (&"refused".into(), &0.into()));
-        assert!(line["detail"].as_str().unwrap().contains(said), "{line}");
+        assert_eq!((&line["event"], &line["status"]), (&"rejected".into(), &0.into()));
+        assert!(line["error"].as_str().unwrap().contains(said), "{line}");
     }
     // A line of 200 bytes without an end.
     let mut conn = RawConn::plain(world.tcp());
     conn.send(format!("PROXY UNKNOWN {}", "x".repeat(186)));
     conn.end();
     let line = world.lines_of(conn.local(), 1).remove(0);
-    assert!(line["detail"].as_str().unwrap().contains("107"), "{line}");
+    assert!(line["error"].as_str().unwrap().contains("107"), "{line}");
     let metrics = world.admin("/metrics").unwrap();
     assert!(metrics.contains("result=\"malformed\"} 10\n"), "{metrics}");
     world.stop();

@@ -168,7 +168,7 @@ fn websockets_without_a_certificate_get_a_close_frame() {
     upstream.send(b"\x88\x02\x03\xe9");
     assert_eq!((client.end(), upstream.end()), (ConnEnd::Clean, ConnEnd::Clean));
     let line = world.lines_of(client.local(), 1).remove(0);
-    assert_eq!((&line["end"], &line["close_code"]), (&"policy".into(), &1001.into()));
+    assert_eq!((&line["close_reason"], &line["close_code"]), (&"policy".into(), &1001.into()));
     let (mut client, mut upstream) = open.remove(0);
     client.send(b"\x82\x82\0\0\0\0up");
     assert!(text(&upstream.take(8)).ends_with("up"), "it has shown one");
@@ -215,6 +215,6 @@ fn websockets_over_http2_without_a_certificate_are_closed_with_their_connection(
     upstream.send(b"\x88\x02\x03\xe9");
     assert_eq!(upstream.end(), ConnEnd::Clean);
     let log = world.log();
-    world.wait("the line", |world| world.log().contains("\"end\":\"policy\""));
+    world.wait("the line", |world| world.log().contains("\"close_reason\":\"policy\""));
     assert!(!log.contains("421"));
 }

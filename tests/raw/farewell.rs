@@ -76,7 +76,7 @@ fn a_frame_in_progress_is_completed_before_the_close_frame() {
     }
     for (_, (client, _)) in &open {
         let line = &world.lines_of(client.local(), 1)[0];
-        assert_eq!((&line["end"], &line["close_code"]), (&"policy".into(), &1008.into()));
+        assert_eq!((&line["close_reason"], &line["close_code"]), (&"policy".into(), &1008.into()));
     }
 }
 
@@ -92,7 +92,10 @@ fn an_unfinished_frame_delays_the_close_only_briefly() {
     close_of_client(&mut upstream);
     upstream.end();
     let line = &world.lines_of(client.local(), 1)[0];
-    assert_eq!((&line["end"], &line["close_code"]), (&"policy".into(), &serde_json::Value::Null));
+    assert_eq!(
+        (&line["close_reason"], &line["close_code"]),
+        (&"policy".into(), &serde_json::Value::Null)
+    );
 }
 
 #[test]

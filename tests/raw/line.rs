@@ -12,7 +12,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 fn crowded(upstream: &'static str, clients: usize, waiting: usize) -> (World, Vec<RawConn>) {
     let mut world = World::with(Setup { upstream, tls: true, ..Setup::default() });
     let clients = (0..clients).map(|_| world.sent(GET)).collect();
-    let line = format!("upstream_connect_waits_total{{upstream=\"stage\"}} {waiting}\n");
+    let line = format!("upstream_connect_queued_total{{upstream=\"stage\"}} {waiting}\n");
     world.wait("the others to wait", |world| world.admin("/metrics").unwrap().contains(&line));
     (world, clients)
 }

@@ -140,8 +140,8 @@ fn each_request_or_rejected_connection_has_exactly_one_line() {
         "request HEAD 200",
         "request GET 200",
         "request GET 499 client_gone",
-        "refused 499 client_gone",
-        "refused 400 plain_http_on_tls_port",
-        "refused 0 tls_handshake_failed",
+        "rejected 499 client_gone",
+        "rejected 400 plain_http_on_tls_port",
+        "rejected 0 tls_handshake_failed",
     ]);
 }

@@ -77,7 +77,10 @@ fn the_log_states_the_fault_of_a_bad_answer() {
         ("HTTP/1.1 200 OK\r\nX : a\r\n\r\n", "field name"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", "both"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok", "Content-Length"),
-        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "not asked for"),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+            "without a requested upgrade",
+        ),
         (&format!("{chunked}\r\nzz\r\n"), "malformed chunk"),
         (&format!("{chunked}\r\n0\r\nnonsense\r\n\r\n"), "trailer section"),
     ] {
@@ -105,7 +108,7 @@ fn the_log_states_the_fault_of_a_bad_answer() {
             }
             let line = &world.lines_of(local, 1)[0];
             assert_eq!(line["reason"], "upstream_bad_answer");
-            let said = line["detail"].as_str().unwrap_or_default();
+            let said = line["error"].as_str().unwrap_or_default();
             assert!(said.contains(detail), "{answer:?} is {said:?}");
             assert!(!reply.contains(said), "the client is not told");
         }
@@ -177,9 +180,9 @@ fn a_request_line_without_a_version_is_answered_at_once() {
         assert!(start.elapsed() < Duration::from_secs(4), "{line:?}");
     }
     world.ends_with(&[
-        "refused 505 http_version",
-        "refused 400 bad_request",
-        "refused 400 bad_request",
+        "rejected 505 http_version",
+        "rejected 400 bad_request",
+        "rejected 400 bad_request",
     ]);
 }
 

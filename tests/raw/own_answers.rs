@@ -45,7 +45,7 @@ fn rejections_and_redirects_have_the_fields_of_their_route_or_profile() {
         "request GET 400 ambiguous_path",
         "request GET 400 ambiguous_path",
         "request POST 405 method_not_allowed",
-        "refused 400 bad_host",
+        "rejected 400 bad_host",
     ]);
 }
 

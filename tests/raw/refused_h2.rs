@@ -12,7 +12,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// The metric of rejections for `reason`.
 fn rejections(world: &World, reason: &str) -> u64 {
     let metrics = world.admin("/metrics").unwrap();
-    let series = format!("app_gateway_refused_total{{reason=\"{reason}\"}} ");
+    let series = format!("app_gateway_rejected_total{{reason=\"{reason}\"}} ");
     let line = metrics.lines().find_map(|line| line.strip_prefix(&series));
     line.map_or(0, |value| value.trim().parse().unwrap())
 }
@@ -41,8 +41,8 @@ fn a_connect_with_a_body_does_not_disturb_other_streams() {
     assert_eq!(client.outcome(slow), Outcome::Answer(200, b"ok".to_vec()));
     drop(client);
     world.ends_with(&[
-        "refused 405 method_not_allowed",
-        "refused 400 bad_upgrade",
+        "rejected 405 method_not_allowed",
+        "rejected 400 bad_upgrade",
         "request GET 200",
     ]);
 }
@@ -58,12 +58,12 @@ fn a_malformed_stream_is_logged_and_counted() {
     assert_eq!(client.outcome(bad), Outcome::Reset(1));
     let lines = world.lines_of(client.conn.local(), 1);
     assert_eq!(lines[0]["reason"], "http2_protocol_error");
-    assert!(lines[0]["detail"].as_str().unwrap().starts_with("stream 3: RST_STREAM 1: "));
+    assert!(lines[0]["error"].as_str().unwrap().starts_with("stream 3: RST_STREAM 1: "));
     assert_eq!(rejections(&world, "http2_protocol_error"), 1);
     upstream.send(OK);
     assert_eq!(client.outcome(slow), Outcome::Answer(200, b"ok".to_vec()));
     drop(client);
-    world.ends_with(&["refused 0 http2_protocol_error", "request GET 200"]);
+    world.ends_with(&["rejected 0 http2_protocol_error", "request GET 200"]);
 }
 
 #[test]
@@ -100,8 +100,8 @@ fn an_oversized_head_is_answered_431() {
     assert_eq!(rejections(&world, "header_too_large"), 2);
     drop(client);
     world.ends_with(&[
-        "refused 431 header_too_large",
-        "refused 431 header_too_large",
+        "rejected 431 header_too_large",
+        "rejected 431 header_too_large",
         "request GET 200",
     ]);
 }
@@ -115,9 +115,9 @@ fn a_flood_of_resets_gives_one_log_line() {
     assert_eq!(client.outcome(open), Outcome::GoAway(11));
     let lines = world.lines_of(client.conn.local(), 1);
     assert_eq!((&lines[0]["reason"], &lines[0]["flags"]), (&"http2_flood".into(), &"RL".into()));
-    assert!(lines[0]["detail"].as_str().unwrap().contains("too_many_resets"), "{lines:?}");
+    assert!(lines[0]["error"].as_str().unwrap().contains("too_many_resets"), "{lines:?}");
     assert!(!world.was_dialled());
-    world.ends_with(&["refused 0 http2_flood"]);
+    world.ends_with(&["rejected 0 http2_flood"]);
 }
 
 #[test]
@@ -132,9 +132,9 @@ fn requests_cancelled_at_once_share_a_log_line() {
     assert_eq!(client.outcome(open), Outcome::Answer(200, b"ok".to_vec()));
     let lines = world.lines_of(client.conn.local(), 2);
     let line = lines.iter().find(|line| line["reason"] == "client_gone").unwrap();
-    assert!(line["detail"].as_str().unwrap().starts_with("10 requests "), "{line}");
+    assert!(line["error"].as_str().unwrap().starts_with("10 requests "), "{line}");
     assert_eq!(rejections(&world, "client_gone"), 10);
-    world.ends_with(&["refused 499 client_gone", "request GET 200"]);
+    world.ends_with(&["rejected 499 client_gone", "request GET 200"]);
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn streams_above_the_limit_share_a_log_line() {
     assert_eq!(client.outcome(two), Outcome::Answer(200, b"ok".to_vec()));
     let lines = world.lines_of(client.conn.local(), 3);
     assert!(lines.iter().any(|line| line["reason"] == "http2_too_many_streams"), "{lines:?}");
-    world.ends_with(&["refused 0 http2_too_many_streams", "request GET 200", "request GET 200"]);
+    world.ends_with(&["rejected 0 http2_too_many_streams", "request GET 200", "request GET 200"]);
 }
 
 #[test]
@@ -163,5 +163,5 @@ fn an_invalid_preface_is_logged() {
     let mut conn = World::over(world.tcp(), b"h2");
     conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     conn.end();
-    world.ends_with(&["refused 0 http2_protocol_error"]);
+    world.ends_with(&["rejected 0 http2_protocol_error"]);
 }

@@ -44,7 +44,7 @@ fn a_slow_head_is_answered_408() {
     client.refused(408, "header_timeout");
     assert_eq!(client.end(), ConnEnd::Clean);
     assert!(!world.was_dialled());
-    world.ends_with(&["refused 408 header_timeout"]);
+    world.ends_with(&["rejected 408 header_timeout"]);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_slow_second_head_is_answered_408() {
     client.send("G");
     assert_about(drip(&mut client, "E", Duration::from_millis(100)), 1);
     client.refused(408, "header_timeout");
-    world.ends_with(&["request GET 200", "refused 408 header_timeout"]);
+    world.ends_with(&["request GET 200", "rejected 408 header_timeout"]);
 }
 
 #[test]

@@ -412,7 +412,7 @@ fn summary(line: &serde_json::Value) -> String {
         assert!(!line[key].is_null(), "{key} is missing: {line}");
     }
     let word = |key: &str| line[key].as_str().map(|word| format!(" {word}")).unwrap_or_default();
-    let end = if line["reason"].is_null() { word("end") } else { word("reason") };
+    let end = if line["reason"].is_null() { word("close_reason") } else { word("reason") };
     format!("{}{} {}{end}", line["event"].as_str().unwrap(), word("method"), line["status"])
 }
 

@@ -20,14 +20,14 @@ fn either_side_may_half_close_first() {
     client.is_alive();
     client.finish();
     assert_eq!(client.rest(), b"bye", "the site has the last word");
-    assert_eq!(world.line("end", "client_closed")["request_bytes"], 5);
+    assert_eq!(world.line("close_reason", "client_closed")["request_bytes"], 5);
 
     let mut client = world.begin_at(&a, b"x");
     client.send(b"quit");
     assert_eq!(client.rest(), b"quit", "the site has half-closed");
     client.send(b"more");
     client.finish();
-    let line = world.line("end", "upstream_closed");
+    let line = world.line("close_reason", "upstream_closed");
     assert_eq!((&line["request_bytes"], &line["response_bytes"]), (&9.into(), &5.into()));
 }
 
@@ -47,7 +47,7 @@ fn bulk_data_passes_unchanged_both_ways() {
     assert!(back == bytes);
     client.finish();
     assert_eq!(client.rest(), b"bye");
-    world.line("end", "client_closed");
+    world.line("close_reason", "client_closed");
     let sent = |direction| {
         let labels = format!("direction=\"{direction}\",profile=\"edge\",tcp_route=\"any\"");
         world.metric(&format!("tcp_bytes_total{{{labels}}}"))
@@ -62,11 +62,11 @@ fn idle_and_total_timeouts_close_a_connection() {
     let mut world = World::with(&plain(&endpoints(&a), "timeouts = { idle = \"1s\" }"));
     let mut client = world.begin_at(&a, b"x");
     assert_eq!(client.rest(), b"");
-    world.line("end", "tunnel_idle");
+    world.line("close_reason", "tunnel_idle");
     world.reload(&plain(&endpoints(&a), "timeouts = { total = \"1s\" }"));
     let mut client = world.begin_at(&a, b"x");
     assert_eq!(client.rest(), b"");
-    world.line("end", "tunnel_expired");
+    world.line("close_reason", "tunnel_expired");
 }
 
 #[test]
@@ -77,6 +77,6 @@ fn a_drain_closes_open_connections_and_the_program_exits() {
     client.is_alive();
     world.signal("-TERM");
     assert_eq!(client.rest(), b"");
-    world.line("end", "draining");
+    world.line("close_reason", "draining");
     world.wait("the program to end", World::has_ended);
 }

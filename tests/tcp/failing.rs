@@ -77,7 +77,7 @@ fn connections_are_closed_on_failover_and_on_failback() {
     a.set_ready(false);
     let mut there = wait_for_new_connections_at(&mut world, &b);
     assert_eq!(old.rest(), b"", "it has to leave");
-    let line = world.line("end", "failed_over");
+    let line = world.line("close_reason", "failed_over");
     assert_eq!((&line["flags"], &line["endpoint"]), (&"UH".into(), &a.address.to_string().into()));
     there.is_alive();
     assert!(
@@ -89,7 +89,7 @@ fn connections_are_closed_on_failover_and_on_failback() {
     let mut back = wait_for_new_connections_at(&mut world, &a);
     assert_eq!(there.rest(), b"", "chat is on one site at a time");
     back.is_alive();
-    let name = "tcp_ends_total{end=\"failed_over\",profile=\"edge\",tcp_route=\"any\"}";
+    let name = "tcp_closed_total{profile=\"edge\",reason=\"failed_over\",tcp_route=\"any\"}";
     world.wait("the count", |world| world.metric(name) >= 2);
 }
 
@@ -155,7 +155,7 @@ fn maintenance_closes_open_connections_and_draining_does_not() {
     old.is_alive();
     world.output_of(&["endpoint", "maintenance", "sites", &a.address.to_string()], 0);
     assert_eq!(old.rest(), b"");
-    world.line("end", "failed_over");
+    world.line("close_reason", "failed_over");
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn server_names_select_the_upstream_and_bytes_pass_unchanged() {
         ("route", "others"),
         ("upstream", "two"),
         ("endpoint", &*b.address.to_string()),
-        ("dialled", &*b.address.to_string()),
+        ("upstream_addr", &*b.address.to_string()),
     ] {
         assert_eq!(line[field], value, "{line}");
     }
@@ -110,10 +110,10 @@ fn connections_without_a_route_are_rejected_with_a_reason() {
     ] {
         world.wait(word, |world| world.lines("reason", word).len() == count);
         let line = world.line("reason", word);
-        assert_eq!((&line["event"], &line["profile"]), (&"refused".into(), &"edge".into()));
+        assert_eq!((&line["event"], &line["profile"]), (&"rejected".into(), &"edge".into()));
         let labels = format!("profile=\"edge\",result=\"{word}\",tcp_route=\"none\"");
         assert_eq!(world.metric(&format!("tcp_connections_total{{{labels}}}")), count as u64);
-        assert_eq!(world.metric(&format!("refused_total{{reason=\"{word}\"}}")), count as u64);
+        assert_eq!(world.metric(&format!("rejected_total{{reason=\"{word}\"}}")), count as u64);
     }
     let flags = |word: &str| world.lines("reason", word)[0]["flags"].clone();
     assert_eq!((flags("tcp_sni_unknown"), flags("tcp_hello_timeout")), ("NR".into(), "CT".into()));
@@ -179,7 +179,7 @@ fn a_catch_all_route_takes_any_bytes_and_same_port_keeps_the_port() {
     drop(world.begin_at(&site, &hello("chat.example.com")));
     assert_eq!(site.first()[0], b"anything");
     let line = world.line("route", "any");
-    assert_eq!(line["dialled"], site.address.to_string());
+    assert_eq!(line["upstream_addr"], site.address.to_string());
 }
 
 #[test]
@@ -242,6 +242,9 @@ fn a_second_client_hello_with_another_name_is_rejected() {
         }
     }
     let line = world.line("reason", "tcp_sni_changed");
-    assert_eq!((&line["end"], &line["sni"]), (&"refused".into(), &"chat.example.com".into()));
-    assert!(line["detail"].as_str().unwrap().ends_with("names admin.example.com"), "{line}");
+    assert_eq!(
+        (&line["close_reason"], &line["sni"]),
+        (&"rejected".into(), &"chat.example.com".into())
+    );
+    assert!(line["error"].as_str().unwrap().ends_with("names admin.example.com"), "{line}");
 }

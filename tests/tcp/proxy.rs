@@ -34,7 +34,7 @@ fn endpoints_receive_the_client_and_checks_send_local_headers() {
     assert_eq!(rest, sent);
     client.finish();
     client.rest();
-    let line = world.line("end", "client_closed");
+    let line = world.line("close_reason", "client_closed");
     assert_eq!(header.tlv(Tlv::UniqueId), line["id"].as_str().map(str::as_bytes));
     assert_eq!(line["request_bytes"], sent.len() + 4, "the header is not the client's");
 
@@ -63,7 +63,8 @@ fn a_second_gateway_passes_on_the_client_of_the_first() {
     assert_eq!(header.origin, HeaderSource::Proxied { source, destination: second.listen });
     client.finish();
     client.rest();
-    let (here, there) = (first.line("end", "client_closed"), second.line("end", "client_closed"));
+    let (here, there) =
+        (first.line("close_reason", "client_closed"), second.line("close_reason", "client_closed"));
     assert_eq!(there["client"], source.to_string());
     assert_eq!((&there["peer_id"], &there["proxy_protocol"]), (&here["id"], &"proxied".into()));
     // A connection without a header is rejected.

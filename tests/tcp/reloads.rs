@@ -37,7 +37,7 @@ fn a_reload_closes_only_connections_that_are_no_longer_allowed() {
     assert!(plan.contains("route b.example.com (edge)"), "{plan}");
     world.output_of(&["reload"], 0);
     assert_eq!(at_b.rest(), b"");
-    assert_eq!(world.line("end", "policy")["sni"], "b.example.com");
+    assert_eq!(world.line("close_reason", "policy")["sni"], "b.example.com");
     at_a.is_alive();
     drop(world.begin_at(&a, &hello("b.example.com")));
     // The client's network is no longer allowed.
@@ -56,7 +56,7 @@ fn removing_a_listener_keeps_its_connections_and_removing_a_table_closes_them() 
     let text = two(&a, &b, &at(unique_address())).replace("[tcp.edge]", "[tcp.other]");
     world.reload(&text);
     assert_eq!(client.rest(), b"");
-    world.line("end", "policy");
+    world.line("close_reason", "policy");
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn the_series_of_a_removed_route_end() {
     let [a, b] = sites(["a", "b"]);
     let mut world = World::with(&two(&a, &b, BOTH));
     drop(world.begin_at(&b, &hello("b.example.com")));
-    world.line("end", "client_closed");
+    world.line("close_reason", "client_closed");
     let name = "tcp_connections_total{profile=\"edge\",result=\"ok\",tcp_route=\"b.example.com\"}";
     assert_eq!(world.metric(name), 1);
     let one = "listener = [{ listen = \"LISTEN\" }]\n\

@@ -113,7 +113,7 @@ impl Figures {
             "egress_requests_total" => {
                 *self.egress.entry((label("rule"), label("result"))).or_default() += value;
             }
-            "refused_total" if value > 0.0 => {
+            "rejected_total" if value > 0.0 => {
                 self.refused.insert(label("reason"), value);
             }
             "access_log_dropped_total" => self.log_lost = value,

@@ -46,8 +46,8 @@ pub(super) fn section(out: &mut String, report: &SessionReport) {
             Escaped(&timer.profile)
         );
     }
-    if report.skipped_sessions + report.skipped_events > 0 {
-        out.push_str("<p>Not all is known: some sessions found no room.</p>");
+    if report.dropped_sessions + report.dropped_events > 0 {
+        out.push_str("<p>This list is incomplete: some sessions were dropped because the tracking table was full.</p>");
     }
     out.push_str("</section>");
     if !report.causes.is_empty() {
@@ -151,8 +151,8 @@ mod tests {
                 seconds: 2.0,
             }],
             warnings: vec![hostile()],
-            skipped_sessions: 1,
-            skipped_events: 0,
+            dropped_sessions: 1,
+            dropped_events: 0,
         };
         let mut out = String::new();
         section(&mut out, &report);

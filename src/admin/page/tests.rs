@@ -66,7 +66,7 @@ fn status() -> Status {
 fn view(past: &TrafficHistory) -> PageView<'_> {
     let figures = Figures::of(
         "app_gateway_tls_certificate_not_after_timestamp_seconds{certificate=\"main\",pair=\"0\"} 260200\n\
-         app_gateway_refused_total{reason=\"route_denied\"} 30\n",
+         app_gateway_rejected_total{reason=\"route_denied\"} 30\n",
     );
     PageView {
         now: 1000,

@@ -358,7 +358,7 @@ fn is_bounded_and_counts_dropped_sessions() {
         world.note(&number.to_string(), 0.0, opened());
     }
     assert_eq!(world.table.counts(world.start).open(), 10);
-    assert_eq!(world.metric("socketio_skipped_total{what=\"sessions\"}"), 5);
+    assert_eq!(world.metric("socketio_dropped_total{kind=\"sessions\"}"), 5);
     // Ended sessions make room for new ones.
     world.note("3", 1.0, EventKind::Polled(PollEnded { goodbye: true, ..POLL }));
     world.table.sweep(world.after(2.0));

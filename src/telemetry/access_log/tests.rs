@@ -14,7 +14,7 @@ struct Numbered(u64, usize);
 impl LogEvent for Numbered {
     fn write_fields<L: LineWriter>(&self, line: &mut L) {
         line.number(Key::Status, self.0);
-        line.text(Key::Detail, &vec![b'x'; self.1]);
+        line.text(Key::Error, &vec![b'x'; self.1]);
     }
 }
 
@@ -171,7 +171,7 @@ fn nobody_waits_for_a_pipe_that_nobody_reads() {
     let mut reader = File::options().read(true).write(true).open(&path).unwrap();
     let reading = std::thread::spawn(move || {
         let (mut seen, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
-        while !seen.ends_with(b"\"status\":4242,\"detail\":\"\"}\n") {
+        while !seen.ends_with(b"\"status\":4242,\"error\":\"\"}\n") {
             let read = reader.read(&mut buffer).unwrap();
             seen.extend_from_slice(&buffer[..read]);
         }

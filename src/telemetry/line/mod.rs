@@ -98,8 +98,8 @@ keys! {
     /// Id of the trace that the component received in `traceparent`.
     Trace => "trace_id", "trace.id";
     /// `request`; `egress` (a request to the forward proxy); `tunnel` (a WebSocket, a tunnel of the
-    /// forward proxy or a passthrough connection, written when it ends); or `refused` (a connection
-    /// or head that was rejected before there was a request).
+    /// forward proxy or a passthrough connection, written when it ends); or `rejected` (a
+    /// connection or head that was rejected before there was a request).
     Event => "event", "event.action";
     /// Name of the profile; `forward` for the forward proxy, the name of the table for passthrough.
     Profile => "profile", "app_gateway.profile";
@@ -144,11 +144,12 @@ keys! {
     WouldDeny => "would_deny", "app_gateway.would_deny";
     /// Name of the upstream.
     Upstream => "upstream", "app_gateway.upstream";
-    /// Endpoint of the upstream; missing if no connection could be made (`detail` then names it).
+    /// Endpoint of the upstream; missing if no connection could be made (`error` then names it).
     Endpoint => "endpoint", "app_gateway.endpoint";
-    /// Address of the outgoing connection, of the forward proxy and of passthrough.
-    Dialled => "dialled", "destination.ip";
-    /// Parent proxy to which `dialled` belongs.
+    /// Address that the gateway connected to: a destination of the forward proxy, its parent proxy,
+    /// or an endpoint of passthrough.
+    UpstreamAddr => "upstream_addr", "destination.ip";
+    /// Parent proxy to which `upstream_addr` belongs.
     Parent => "parent", "app_gateway.parent";
     /// Status of the response; 101 for a WebSocket, 0 if there was no response. Missing for
     /// passthrough.
@@ -159,14 +160,14 @@ keys! {
     /// Response flag of the reason, also for WebSockets that did not end normally.
     Flags => "flags", "app_gateway.flags";
     /// Error of the socket or of TLS, or the rule that a response or an HTTP/2 frame broke.
-    Detail => "detail", "error.message";
-    /// Cause of the end of a tunnel: `client_closed`, `upstream_closed`, `client_broken`,
+    Error => "error", "error.message";
+    /// Why a tunnel was closed: `client_closed`, `upstream_closed`, `client_broken`,
     /// `upstream_broken`, `tunnel_idle`, `draining`, or `policy` (a reload no longer allows it, or
     /// requires more of its client's handshake). For the forward proxy and passthrough also
-    /// `refused` (the server name in TLS) and `tunnel_expired` (the longest lifetime or the time of
+    /// `rejected` (the server name in TLS) and `tunnel_expired` (the longest lifetime or the time of
     /// a rule is over); for passthrough also `failed_over` (its endpoint is down or no longer used,
     /// and another one is up).
-    End => "end", "app_gateway.end";
+    CloseReason => "close_reason", "app_gateway.close_reason";
     /// Code of the Close frame that the gateway sent to the client of a WebSocket: 1001
     /// (`draining`, `tunnel_idle`, `handshake_outdated`) or 1008 (`policy`), with that word as its
     /// reason; missing if the other side ended the WebSocket, or if no frame boundary came within
@@ -186,7 +187,7 @@ keys! {
     /// Number of the configuration generation that decided.
     Generation => "generation", "app_gateway.generation";
     /// Hash of the configuration that decided.
-    Config => "config", "app_gateway.config";
+    ConfigHash => "config_hash", "app_gateway.config_hash";
     /// TLS version of the client's connection.
     Tls => "tls", "tls.version";
     /// Server name in the client's TLS; in a tunnel of the forward proxy the name inside the

@@ -65,13 +65,13 @@ fn request() -> Told {
         Part::Number(Key::Status, 502),
         text(Key::Reason, "upstream_cut"),
         text(Key::Flags, "UC"),
-        text(Key::Detail, "reset"),
+        text(Key::Error, "reset"),
         Part::Number(Key::RequestBytes, 3),
         Part::Number(Key::ResponseBytes, 12),
         Part::Took(Key::FirstByte, Duration::from_micros(1234)),
         Part::Took(Key::Duration, Duration::from_micros(2345)),
         Part::Number(Key::Generation, 4),
-        text(Key::Config, "abcdef012345"),
+        text(Key::ConfigHash, "abcdef012345"),
         text(Key::Tls, "TLSv1.3"),
         text(Key::Sni, "chat.example.com"),
     ])
@@ -89,8 +89,8 @@ fn json_is_flat_and_in_the_order_told() {
          \"path\":\"/ccm/hook?sig=***&session=***&a=\\\"b\\\"\",\"protocol\":\"HTTP/1.1\",\
          \"user_agent\":\"curl/8 \\\"x\\\" \\\\ \u{e9}\",\"route\":\"/ccm/\",\"upstream\":\"ccm\",\
          \"endpoint\":\"10.0.0.5:8443\",\"status\":502,\"reason\":\"upstream_cut\",\"flags\":\"UC\",\
-         \"detail\":\"reset\",\"request_bytes\":3,\"response_bytes\":12,\"first_byte_ms\":1.234,\
-         \"duration_ms\":2.345,\"generation\":4,\"config\":\"abcdef012345\",\"tls\":\"TLSv1.3\",\
+         \"error\":\"reset\",\"request_bytes\":3,\"response_bytes\":12,\"first_byte_ms\":1.234,\
+         \"duration_ms\":2.345,\"generation\":4,\"config_hash\":\"abcdef012345\",\"tls\":\"TLSv1.3\",\
          \"sni\":\"chat.example.com\"}"
     );
 }
@@ -147,7 +147,7 @@ fn ecs_has_the_names_and_units_of_the_schema() {
         "app_gateway.flags": "UC",
         "app_gateway.first_byte_ms": 1.234,
         "app_gateway.generation": 4,
-        "app_gateway.config": "abcdef012345"
+        "app_gateway.config_hash": "abcdef012345"
     }"#,
     )
     .unwrap();
@@ -159,7 +159,7 @@ fn ecs_leaves_out_what_there_is_not() {
     let line = written(
         Format::Ecs,
         &Told(vec![
-            text(Key::Event, "refused"),
+            text(Key::Event, "rejected"),
             Part::Number(Key::Status, 0),
             text(Key::Reason, "tls_handshake_failed"),
             text(Key::Tls, ""),
