@@ -201,7 +201,7 @@ fn the_shipped_forward_proxy_opens_the_platforms_hosts_to_this_host_alone() {
             (config::RuleEffect::Allow, config::RuleMode::Enforce)
         );
         assert_eq!((rule.sni, rule.ports.as_slice()), (config::SniPolicy::STRICT, &[443][..]));
-        assert!(rule.addresses.is_empty(), "{}", rule.name);
+        assert!(rule.private_networks.is_empty(), "{}", rule.name);
         let loopback = |network: &ipnet::IpNet| network.addr().is_loopback();
         assert!(rule.clients.iter().all(loopback) && !rule.clients.is_empty(), "{}", rule.name);
         open.extend(rule.destinations.iter().map(ToString::to_string));
@@ -330,7 +330,7 @@ fn omitted_settings_have_the_documented_defaults() {
         [[profile.p.route]]
         path = "/a/"
         upstream = "u"
-        framed-by = ["https://a.example.com", "https://b.example.com"]
+        frame-ancestors = ["https://a.example.com", "https://b.example.com"]
         "#,
     );
     let loaded = config::load(dir.path(), &corpus_env);

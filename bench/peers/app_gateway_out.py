@@ -13,7 +13,7 @@ def configure(bench, setting):
         setting,
         f"""\
 [forward.limits]
-new-per-second = 0
+request-rate-per-client = 0
 tunnels-per-client = 10000
 connections-per-client = 10000
 [[forward.listener]]

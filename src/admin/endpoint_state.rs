@@ -21,11 +21,11 @@ pub(super) fn assign(
         format!("no upstream is called `{name}`; there is {}", names.join(", "))
     })?;
     let duty = match question.duty.as_deref().unwrap_or_default() {
-        "return" => return come_back(upstream),
+        "failback" => return fail_back(upstream),
         "up" => AdminState::Up,
         "drain" => AdminState::Drain,
         "maintenance" => AdminState::Maintenance,
-        other => return Err(format!("`{other}` is neither up, drain, maintenance nor return")),
+        other => return Err(format!("`{other}` is neither up, drain, maintenance nor failback")),
     };
     let wanted = question.endpoint.as_deref().unwrap_or_default();
     let bare = wanted.split_once("://").map_or(wanted, |(_, rest)| rest).trim_end_matches('/');
@@ -56,11 +56,11 @@ pub(super) fn assign(
     })
 }
 
-fn come_back(upstream: &Upstream) -> Result<String, String> {
+fn fail_back(upstream: &Upstream) -> Result<String, String> {
     let name = &upstream.name;
     if !upstream.upstream_state.tiers.on_backup() {
         return Err(format!("`{name}` does not use its backups"));
     }
-    upstream.upstream_state.tiers.ask_back();
+    upstream.upstream_state.tiers.request_failback();
     Ok(format!("`{name}` uses its primary endpoints again as soon as one is up"))
 }

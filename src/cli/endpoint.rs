@@ -24,7 +24,7 @@ pub(super) enum EndpointAction {
     /// Put the endpoint back into use
     Up,
     /// Use the primary endpoints of the upstream again instead of its backups
-    Return,
+    Failback,
 }
 
 /// Asks the gateway.
@@ -34,9 +34,11 @@ pub(super) fn endpoint(
     upstream: String,
     endpoint: Option<String>,
 ) -> ExitCode {
-    if endpoint.is_none() != matches!(wish, EndpointAction::Return) {
+    if endpoint.is_none() != matches!(wish, EndpointAction::Failback) {
         say_wrong(match wish {
-            EndpointAction::Return => "`return` is about the upstream as a whole: name no endpoint",
+            EndpointAction::Failback => {
+                "`failback` applies to the whole upstream: name no endpoint"
+            }
             _ => "which endpoint? `app-gateway status` shows those that there are",
         });
         return Exit::Usage.into();
@@ -45,7 +47,7 @@ pub(super) fn endpoint(
         EndpointAction::Drain => "drain",
         EndpointAction::Maintenance => "maintenance",
         EndpointAction::Up => "up",
-        EndpointAction::Return => "return",
+        EndpointAction::Failback => "failback",
     };
     let question = CommandOptions {
         upstream: Some(upstream),

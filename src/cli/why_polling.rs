@@ -68,7 +68,7 @@ fn one(directory: &Path, session: &str, json: bool) -> Result<String, String> {
     let key = short.unwrap_or_else(|| SessionKey::of(session.as_bytes()));
     Err(format!(
         "no session {key} is known: it ended more than 10 minutes ago, or its requests did not come \
-         to this gateway, or `socket-io-lens` is off"
+         to this gateway, or `socket-io-tracking` is off"
     ))
 }
 

@@ -80,7 +80,7 @@ pub struct Gateway {
     /// Whether components receive a `traceparent` of the gateway. Default true.
     pub trace_context: bool,
     /// Whether Socket.IO sessions are tracked. Default true.
-    pub socket_io_lens: bool,
+    pub socket_io_tracking: bool,
     /// Longest time from the first TERM until remaining connections are closed. Default 30 s.
     pub drain_timeout: Duration,
     /// Number of recent requests that are kept for `plan`, in all workers together. Default 1,000;
@@ -97,9 +97,9 @@ pub struct Gateway {
     /// The secret that this gateway shares with others, if configured.
     pub shared_secret: Option<NamedFile>,
     /// Time for which one key seals session tickets. Default 8 h, at most 48 h.
-    pub ticket_epoch: Duration,
+    pub ticket_key_lifetime: Duration,
     /// Interval between DNS lookups of endpoint names, for upstreams that set none. Default 30 s.
-    pub resolve_every: Duration,
+    pub resolve_interval: Duration,
     /// Time for which connections are still accepted after the gateway stops being ready. Default
     /// 0.
     pub drain_delay: Duration,
@@ -336,7 +336,7 @@ pub struct Route {
     /// First-byte timeout for this route; the upstream's own by default.
     pub first_byte_timeout: Option<Duration>,
     /// Fields set on or removed from the upstream's response: the profile's, overridden by the
-    /// route's own and by `framed-by`. Routes without fields of their own share the profile's list.
+    /// route's own and by `frame-ancestors`. Routes without fields of their own share the profile's list.
     pub response_headers: Arc<[ResponseHeader]>,
     /// Names of request fields that are forwarded although a component may trust them as set by its
     /// proxy: those of the profile and of the route.

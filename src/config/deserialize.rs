@@ -30,8 +30,7 @@ const TABLES: [&str; 8] =
     ["gateway", "admin", "certificate", "upstream", "profile", "tcp", "forward", "doctor"];
 
 /// Keys whose value is always a table.
-const TABLE_KEYS: [&str; 7] =
-    ["limits", "timeouts", "sni", "health", "check", "eject", "fail-over"];
+const TABLE_KEYS: [&str; 7] = ["limits", "timeouts", "sni", "health", "check", "eject", "failover"];
 
 /// Keys whose value is always an array of tables.
 const TABLE_ARRAY_KEYS: [&str; 5] = ["listener", "route", "pairs", "rule", "parent"];
@@ -279,6 +278,48 @@ mod tests {
             ("key.unknown", "keepalive"),
         ];
         assert_eq!(problems(text), expected.map(|(code, at)| (code, at.to_owned())));
+    }
+
+    #[test]
+    fn a_former_key_names_the_present_one() {
+        let header = |now| match now {
+            "socket-io-tracking" | "ticket-key-lifetime" => vec!["[gateway]"],
+            "resolve-interval" => vec!["[gateway]", "[upstream.a]"],
+            "ignore" => vec!["[gateway.drift]"],
+            "interval" => vec!["[gateway.drift]", "[upstream.a.check]"],
+            "public-profiles" => vec!["[doctor]"],
+            "frame-ancestors" | "mode" => vec!["[[profile.a.route]]"],
+            "failover" | "retries-per-second" => vec!["[upstream.a]"],
+            "failback-after" => vec!["[upstream.a.failover]"],
+            "base-time" | "count" | "failure-kinds" | "max-percent" | "max-time" => {
+                vec!["[upstream.a.eject]"]
+            }
+            "unlisted" => vec![
+                "[[profile.a.listener]]\n[profile.a.listener.proxy-protocol]",
+                "[[tcp.a.listener]]\n[tcp.a.listener.proxy-protocol]",
+                "[[forward.listener]]\n[forward.listener.proxy-protocol]",
+            ],
+            "close-spread" | "on-failback" | "on-failover" => vec!["[tcp.a]"],
+            "client-hello" | "max-lifetime" => vec!["[tcp.a.timeouts]", "[forward.timeouts]"],
+            "private-networks" => vec!["[[forward.rule]]"],
+            "request-rate-per-client" => vec!["[forward.limits]"],
+            other => panic!("`{other}` has no table in this test"),
+        };
+        for (old, now) in wording::RENAMED {
+            for header in header(now) {
+                let text = format!("{header}\n{old} = 1\n");
+                let mut found = Findings::default();
+                shape((0, &text), &|_| None, &mut ParsedFiles::default(), &mut found);
+                let problems = found.into_sorted();
+                let marked = |place: Span| &text[place.start as usize..place.end as usize];
+                let problem = problems
+                    .iter()
+                    .find(|problem| problem.code == "key.unknown")
+                    .unwrap_or_else(|| panic!("{text}: {problems:?}"));
+                assert_eq!(problem.place.map(marked), Some(old), "{text}");
+                assert_eq!(problem.label, format!("this key is now called `{now}`"), "{text}");
+            }
+        }
     }
 
     #[test]

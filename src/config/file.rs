@@ -11,6 +11,7 @@ mod doctor;
 mod drift;
 mod forward;
 mod log;
+mod route;
 mod self_test;
 mod tcp;
 mod upstream;
@@ -21,17 +22,18 @@ use std::ops::Range;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserializer, Visitor};
 
-pub use balancers::{OthersFile, ProxyProtocolFile};
+pub use balancers::{ProxyProtocolFile, UnlistedFile};
 pub use doctor::DoctorFile;
 pub use drift::DriftFile;
 pub use forward::*;
 pub use log::*;
+pub use route::*;
 pub use self_test::{SelfTestFile, SelfTestTable};
 pub use tcp::*;
 pub use upstream::{
-    BalanceFile, CheckFile, CheckKindFile, EjectFile, FailOverFile, HeaderVersionFile, InitialFile,
+    BalanceFile, CheckFile, CheckKindFile, EjectFile, FailoverFile, HeaderVersionFile, InitialFile,
     StickyFile, UpstreamFile, VerifyFile,
 };
 
@@ -112,13 +114,13 @@ pub struct GatewayFile {
     /// environment takes precedence. Default `"info"`.
     pub log_level: Maybe<LevelFile>,
     /// Format of that log: `"text"`, or `"json"` for one JSON object per line. Default `"text"`.
-    pub log_format: Maybe<VoiceFile>,
+    pub log_format: Maybe<LogFormatFile>,
     /// Take part in W3C Trace Context: components receive a `traceparent` of the gateway. Default
     /// true.
     pub trace_context: Maybe<bool>,
     /// Track Socket.IO sessions, so that `app-gateway why-polling` can explain why a session does
     /// not use a WebSocket. Default true.
-    pub socket_io_lens: Maybe<bool>,
+    pub socket_io_tracking: Maybe<bool>,
     /// Longest duration of a drain; remaining connections are then closed. Default `"30s"`.
     pub drain_timeout: Maybe<String>,
     /// Number of recent requests that `app-gateway plan` can evaluate; 0 keeps none. Default 1000.
@@ -138,10 +140,10 @@ pub struct GatewayFile {
     pub drift: Maybe<DriftFile>,
     /// Time for which one key seals session tickets, 1 minute to 48 hours. A ticket is valid for at
     /// least this time and at most twice as long. Default `"8h"`.
-    pub ticket_epoch: Maybe<String>,
+    pub ticket_key_lifetime: Maybe<String>,
     /// Interval between DNS lookups of endpoint names, plus or minus a tenth, `"1s"` to `"1h"`.
     /// Default `"30s"`.
-    pub resolve_every: Maybe<String>,
+    pub resolve_interval: Maybe<String>,
     /// Apply changed files automatically, not only when a reload is requested. Default true.
     pub reload_on_change: Maybe<bool>,
     /// Time for which `/readyz` answers "draining" while connections are still accepted, so that a
@@ -389,9 +391,9 @@ pub struct RouteFile {
     /// Accept path parameters (`;jsessionid=1`) in the path. They are ignored when paths are
     /// compared, and forwarded unchanged. Default false.
     pub allow_path_parameters: Maybe<bool>,
-    /// Serve the request, but log and count it as one that would be denied without this route. Default
-    /// false.
-    pub report_only: Maybe<bool>,
+    /// `"report"` serves the request, but logs and counts it as one that would be denied without this
+    /// route. Default `"enforce"`.
+    pub mode: Maybe<RouteModeFile>,
     /// Time from the end of the request to the first byte of the response, or `"unlimited"`.
     /// Default: the upstream's.
     pub first_byte_timeout: Maybe<String>,
@@ -400,8 +402,9 @@ pub struct RouteFile {
     pub response_headers: Maybe<SpannedFields>,
     /// Names of request fields to forward, in addition to the profile's, e.g. `["api_key"]`.
     pub pass_request_headers: Maybe<Vec<Written<String>>>,
-    /// Origins that may show the page in a frame: `"nobody"`, `"self"`, `"anyone"`, or a list.
-    pub framed_by: Maybe<FramedBy>,
+    /// Origins that may show the page in a frame, as in `Content-Security-Policy`: `"none"`,
+    /// `"self"`, `"*"` for any, or a list of origins. Also sets `X-Frame-Options`.
+    pub frame_ancestors: Maybe<FrameAncestors>,
 }
 
 /// A size: text with a unit, or a number of bytes.
@@ -442,54 +445,6 @@ impl JsonSchema for Amount {
             "description": "A size such as \"10MiB\", \"64KiB\" or \"1MB\", or a number of bytes.",
             "type": ["string", "integer"],
             "minimum": 0,
-        })
-    }
-}
-
-/// Origins that may show a page in a frame.
-#[derive(Debug)]
-pub enum FramedBy {
-    /// One of the keywords.
-    Word(String),
-    /// A list of origins.
-    Origins(Vec<Written<String>>),
-}
-
-impl<'de> Deserialize<'de> for FramedBy {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = FramedBy;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"nobody\", \"self\", \"anyone\", or a list of origins")
-            }
-            fn visit_str<E: de::Error>(self, word: &str) -> Result<FramedBy, E> {
-                Ok(FramedBy::Word(word.to_owned()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<FramedBy, A::Error> {
-                let mut origins = Vec::new();
-                while let Some(origin) = seq.next_element()? {
-                    origins.push(origin);
-                }
-                Ok(FramedBy::Origins(origins))
-            }
-        }
-        deserializer.deserialize_any(Either)
-    }
-}
-
-impl JsonSchema for FramedBy {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "FramedBy".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "Origins that may show the page in a frame.",
-            "oneOf": [
-                { "enum": ["nobody", "self", "anyone"] },
-                { "type": "array", "minItems": 1, "items": { "type": "string" } },
-            ],
         })
     }
 }

@@ -40,6 +40,34 @@ const NGINX: [(&str, &str); 26] = [
     ("worker_processes", "workers"),
 ];
 
+/// Former names of keys, and the present ones.
+pub(super) const RENAMED: [(&str, &str); 24] = [
+    ("addresses", "private-networks"),
+    ("close-over", "close-spread"),
+    ("differs", "ignore"),
+    ("errors", "count"),
+    ("every", "interval"),
+    ("fail-over", "failover"),
+    ("framed-by", "frame-ancestors"),
+    ("hello", "client-hello"),
+    ("longest", "max-time"),
+    ("most", "max-percent"),
+    ("new-per-second", "request-rate-per-client"),
+    ("on", "failure-kinds"),
+    ("on-down", "on-failover"),
+    ("on-return", "on-failback"),
+    ("others", "unlisted"),
+    ("public", "public-profiles"),
+    ("report-only", "mode"),
+    ("resolve-every", "resolve-interval"),
+    ("retries", "retries-per-second"),
+    ("return-after", "failback-after"),
+    ("socket-io-lens", "socket-io-tracking"),
+    ("ticket-epoch", "ticket-key-lifetime"),
+    ("time", "base-time"),
+    ("total", "max-lifetime"),
+];
+
 /// squid directives and the corresponding keys.
 const SQUID: [(&str, &str); 9] = [
     ("acl", "rule"),
@@ -70,6 +98,12 @@ fn elsewhere(name: &str, known: &[&str]) -> Option<(&'static str, &'static str)>
     let ((_, ours), selected) =
         all.find(|((theirs, ours), _)| *theirs == name && known.contains(ours))?;
     Some((ours, selected))
+}
+
+/// The present name of a key that was renamed.
+fn renamed(name: &str, known: &[&str]) -> Option<&'static str> {
+    let (_, now) = RENAMED.iter().find(|(old, now)| *old == name && known.contains(now))?;
+    Some(now)
 }
 
 /// The known name that is most similar to `name`, if one is similar enough.
@@ -190,6 +224,16 @@ pub(super) fn shape(error: &toml::de::Error, place: Span, text: &str) -> Problem
 fn unknown_key(name: &str, place: Span, known: &[&str]) -> Problem {
     let problem =
         Problem::error("key.unknown", place, format!("there is no key called `{name}` here"));
+    if let Some(now) = renamed(name, known) {
+        let problem = problem.with_label(format!("this key is now called `{now}`"));
+        return match name {
+            "framed-by" => problem.with_help(
+                "its values are those of the Content-Security-Policy: \"none\", \"self\", \"*\" or a list of origins",
+            ),
+            "report-only" => problem.with_help("write `mode = \"report\"`"),
+            _ => problem,
+        };
+    }
     match (elsewhere(name, known), nearest(name, known.iter().copied())) {
         (Some((ours, selected)), _) => {
             problem.with_label(format!("{selected}'s `{name}` is `{ours}` here"))
@@ -211,7 +255,7 @@ pub(super) fn intended_key(error: &toml::de::Error) -> Option<String> {
     let name = quoted.next()?;
     let known: Vec<_> = quoted.collect();
     let theirs = elsewhere(name, &known).map(|(ours, _)| ours);
-    theirs.or_else(|| nearest(name, known)).map(str::to_owned)
+    renamed(name, &known).or(theirs).or_else(|| nearest(name, known)).map(str::to_owned)
 }
 
 /// The missing key, if the error is about one.

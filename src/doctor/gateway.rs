@@ -53,7 +53,7 @@ pub(super) fn running(facts: &DoctorInputs) -> DoctorRow {
 pub(super) fn listeners(config: &Config, facts: &DoctorInputs) -> super::RowCheck {
     let mut wanted = Vec::new();
     for profile in &config.profiles {
-        let requirement = if config.doctor.public.contains(&profile.name) {
+        let requirement = if config.doctor.public_profiles.contains(&profile.name) {
             "connectivity 1-2"
         } else {
             "connectivity 3"
@@ -75,7 +75,7 @@ pub(super) fn listeners(config: &Config, facts: &DoctorInputs) -> super::RowChec
         }
     }
     for tcp in &config.tcp {
-        let public = config.doctor.public.contains(&tcp.name);
+        let public = config.doctor.public_profiles.contains(&tcp.name);
         let requirement = if public { "connectivity 1-2" } else { "connectivity 3" };
         for listener in &tcp.listeners {
             let place = config.sources.locate(listener.place);
@@ -196,7 +196,7 @@ pub(super) fn certificates(config: &Config) -> Vec<DoctorRow> {
 }
 
 fn publics(config: &Config) -> impl Iterator<Item = &Profile> {
-    config.profiles.iter().filter(|profile| config.doctor.public.contains(&profile.name))
+    config.profiles.iter().filter(|profile| config.doctor.public_profiles.contains(&profile.name))
 }
 
 fn named(certificate: &Certificate, pair: usize) -> String {
@@ -279,7 +279,7 @@ fn covered(config: &Config, fqdn: &str, identities: &[CertifiedPair]) -> DoctorR
     if identities.iter().any(|identity| identity.covers(fqdn)) {
         return row.good("named by a certificate of the public side");
     }
-    let tables = config.tcp.iter().filter(|tcp| config.doctor.public.contains(&tcp.name));
+    let tables = config.tcp.iter().filter(|tcp| config.doctor.public_profiles.contains(&tcp.name));
     let takes = |route: &&TcpRoute| {
         let names = &route.server_names;
         names.is_empty() || names.iter().any(|name| name.covers(fqdn))

@@ -122,9 +122,9 @@ async fn reached(fqdn: &str, port: u16, budget: TimeBudget) -> DoctorRow {
 /// Webhook URLs to register at each platform. The platforms connect from outside, so these URLs
 /// cannot be tested from here.
 fn webhooks(config: &Config) -> Vec<DoctorRow> {
-    let public = |profile: &&Profile| config.doctor.public.contains(&profile.name);
+    let public = |profile: &&Profile| config.doctor.public_profiles.contains(&profile.name);
     let profiles: Vec<_> = config.profiles.iter().filter(public).collect();
-    let passed = config.tcp.iter().find(|tcp| config.doctor.public.contains(&tcp.name));
+    let passed = config.tcp.iter().find(|tcp| config.doctor.public_profiles.contains(&tcp.name));
     if let (true, Some(tcp)) = (profiles.is_empty(), passed) {
         let row = DoctorRow::new(RowGroup::Public, "connectivity 1", "webhooks", "");
         return vec![row.note(

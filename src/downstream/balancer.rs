@@ -39,7 +39,7 @@ impl PeerKind {
     pub(crate) fn classify(peer: ClientAddr, settings: Option<&ProxyProtocol>) -> Self {
         let Some(settings) = settings else { return Self::Client };
         let ip = peer.ip();
-        match settings.others {
+        match settings.unlisted {
             _ if settings.from.iter().any(|network| network.contains(&ip)) => Self::Balancer,
             UnlistedPeers::Refuse => Self::Unlisted,
             UnlistedPeers::Direct => Self::Client,
@@ -196,7 +196,7 @@ mod tests {
     fn listed_networks_match_ipv4_mapped_addresses_too() {
         let peer = |text: &str| ClientAddr(text.parse().unwrap());
         let from = vec!["10.0.0.0/24".parse().unwrap(), "2001:db8::5/128".parse().unwrap()];
-        let mut settings = ProxyProtocol { from, others: UnlistedPeers::Refuse };
+        let mut settings = ProxyProtocol { from, unlisted: UnlistedPeers::Refuse };
         for listed in ["10.0.0.9:1", "[::ffff:10.0.0.9]:1", "[2001:db8::5]:1"] {
             assert_eq!(
                 PeerKind::classify(peer(listed), Some(&settings)),
@@ -211,7 +211,7 @@ mod tests {
                 "{other}"
             );
         }
-        settings.others = UnlistedPeers::Direct;
+        settings.unlisted = UnlistedPeers::Direct;
         assert_eq!(PeerKind::classify(peer("10.0.1.9:1"), Some(&settings)), PeerKind::Client);
         assert_eq!(PeerKind::classify(peer("10.0.0.9:1"), Some(&settings)), PeerKind::Balancer);
         assert_eq!(PeerKind::classify(peer("10.0.0.9:1"), None), PeerKind::Client);

@@ -154,7 +154,7 @@ impl Denial {
             }
             Reason::EgressAddress => {
                 let listing = self.barred?.listing()?;
-                add(format!("\"{listing}\""), "addresses")
+                add(format!("\"{listing}\""), "private-networks")
             }
             _ => {
                 let and = if rule.takes_port(self.form, *port) {

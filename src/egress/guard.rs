@@ -4,7 +4,7 @@
 //! every address of every answer is checked, and only a checked address can be dialled
 //! ([`CheckedAddr`]).
 //!
-//! Every block of [`crate::addr::special`] is barred unless the rule lists it, by `addresses` or by
+//! Every block of [`crate::addr::special`] is barred unless the rule lists it, by `private-networks` or by
 //! an address or network in `allow`. A block is listed by its name, or by a network inside it:
 //! `0.0.0.0/0` lists nothing. An IPv4 address inside an IPv6 address needs both listed, the form
 //! and the embedded address; in a prefix of the network's own NAT64 translators only the embedded
@@ -69,7 +69,7 @@ impl Blocked {
         Reason::EgressAddress
     }
 
-    /// Entry to add to the rule's `addresses`; `None` if no entry would open it.
+    /// Entry to add to the rule's `private-networks`; `None` if no entry would open it.
     #[must_use]
     pub fn listing(&self) -> Option<IpAddr> {
         match self {
@@ -162,7 +162,7 @@ fn lists(rule: &EgressRule, ip: IpAddr, block: IpNet) -> bool {
         Pattern::Net(net) => Some(net),
         _ => None,
     });
-    let mut listed = rule.settings.addresses.iter().chain(literal);
+    let mut listed = rule.settings.private_networks.iter().chain(literal);
     listed.any(|net| net.contains(&ip) && block.contains(net))
 }
 

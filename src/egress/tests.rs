@@ -23,7 +23,7 @@ pub(super) fn rule(name: &str, destinations: &[&str]) -> ForwardRule {
         destinations: destinations.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
         ports: Vec::new(),
         connect_ports: Vec::new(),
-        addresses: Vec::new(),
+        private_networks: Vec::new(),
         from: None,
         until: None,
         mode: RuleMode::Enforce,
@@ -177,7 +177,7 @@ fn denied_names_are_never_looked_up() {
 #[test]
 fn only_listed_destinations_are_dialled() {
     let listed = ForwardRule {
-        addresses: ["10.1.0.0/16", "::ffff:0:0/96", "8.8.4.4/32"]
+        private_networks: ["10.1.0.0/16", "::ffff:0:0/96", "8.8.4.4/32"]
             .iter()
             .map(|net| net.parse().unwrap())
             .collect(),

@@ -57,7 +57,7 @@ impl ClientLimits {
         limits: &ForwardLimits,
         now: Instant,
     ) -> Result<(), Reason> {
-        let Some(cost) = 1_000_000_000_u64.checked_div(limits.new_per_second) else {
+        let Some(cost) = 1_000_000_000_u64.checked_div(limits.request_rate_per_client) else {
             return Ok(());
         };
         let mut all = self.lock();
@@ -145,7 +145,7 @@ mod tests {
             connections_per_client: 10,
             tunnels: 3,
             tunnels_per_client: 2,
-            new_per_second: 10,
+            request_rate_per_client: 10,
             rate_per_client: 1000,
             header_size: 1024,
             header_count: 10,
@@ -181,7 +181,7 @@ mod tests {
         let later = now + Duration::from_secs(1);
         let asked = (0..100).filter(|_| usage.ask(a, &limits(), later).is_ok()).count();
         assert_eq!(asked, 10);
-        let unlimited = ForwardLimits { new_per_second: 0, ..limits() };
+        let unlimited = ForwardLimits { request_rate_per_client: 0, ..limits() };
         assert!((0..1000).all(|_| usage.ask(a, &unlimited, now).is_ok()));
     }
 

@@ -173,7 +173,8 @@ impl EgressRequest<'_> {
         }
         let sni = grant.rule.sni(destination.port);
         let admitted =
-            client_hello::admit(conn, (sni, timeouts.hello), &destination, &mut record).await;
+            client_hello::admit(conn, (sni, timeouts.client_hello), &destination, &mut record)
+                .await;
         let retried_from = match admitted {
             Ok(retried_from) => retried_from,
             Err(reason) => {
@@ -183,7 +184,7 @@ impl EgressRequest<'_> {
                 return AfterRequest::Close;
             }
         };
-        let ends_at = ends_at(timeouts.total, &grant);
+        let ends_at = ends_at(timeouts.max_lifetime, &grant);
         AfterRequest::Tunnel(Box::new(OpenedTunnel {
             rates: [record.rule().rate(), rate],
             record,

@@ -110,7 +110,7 @@ pub(super) fn build(
         digest: &digest,
         guard: &guard,
         adds_trace_context: config.gateway.trace_context,
-        tracks_socketio: config.gateway.socket_io_lens,
+        tracks_socketio: config.gateway.socket_io_tracking,
         purpose,
         http2_send_buffers: config.gateway.http2_send_buffers,
     };
@@ -184,7 +184,7 @@ fn open_requests(profile: &Profile, previous: Option<&Generation>) -> Arc<Quota>
 }
 
 /// Computes the digest for drift comparison if it is configured, and returns warnings about unused
-/// `differs` patterns.
+/// `ignore` patterns.
 fn compute_digest(generation: &Generation) -> Vec<Problem> {
     let config = &generation.config;
     let routes = config.profiles.iter().flat_map(|profile| &profile.routes);

@@ -375,11 +375,11 @@ impl<'a> Explanation<'a> {
 /// Text for the `balancers` line.
 fn balancers_text(balancers: &ProxyProtocol) -> String {
     let from: Vec<_> = balancers.from.iter().map(ToString::to_string).collect();
-    let others = match balancers.others {
+    let unlisted = match balancers.unlisted {
         UnlistedPeers::Refuse => "other peers are refused",
         UnlistedPeers::Direct => "other peers are direct clients",
     };
-    format!("{} name the client; {others}", from.join(", "))
+    format!("{} name the client; {unlisted}", from.join(", "))
 }
 
 /// Authority, port and request target of a URL.

@@ -174,13 +174,13 @@ impl Generation {
     /// lookups.
     pub fn named_endpoints(&self) -> impl Iterator<Item = (Arc<Endpoint>, Duration)> {
         let mut all: BTreeMap<u64, (Arc<Endpoint>, Duration)> = BTreeMap::new();
-        let every = self.config.upstreams.iter().map(|upstream| upstream.resolve_every);
+        let every = self.config.upstreams.iter().map(|upstream| upstream.resolve_interval);
         let upstreams = self.upstreams.iter().zip(every);
         let upstreams =
             upstreams.flat_map(|(one, every)| one.endpoints.iter().map(move |e| (e, every)));
         let parents = self.forward_proxy.iter().flat_map(|forward_proxy| &forward_proxy.parents);
         let parents = parents.flat_map(|parent| &parent.endpoints);
-        let parents = parents.map(|endpoint| (endpoint, self.config.gateway.resolve_every));
+        let parents = parents.map(|endpoint| (endpoint, self.config.gateway.resolve_interval));
         for (endpoint, every) in upstreams.chain(parents).filter(|(e, _)| resolve::is_name(e)) {
             let known =
                 all.entry(endpoint.identity).or_insert_with(|| (Arc::clone(endpoint), every));

@@ -49,9 +49,9 @@ pub struct PassthroughListener {
 /// State shared by all listeners of a table.
 struct PassthroughTable {
     clients: Vec<IpNet>,
-    on_down: OnEndpointChange,
-    on_return: OnEndpointChange,
-    close_over: Duration,
+    on_failover: OnEndpointChange,
+    on_failback: OnEndpointChange,
+    close_spread: Duration,
     routes: Vec<Arc<PassthroughRoute>>,
     /// Exact server names, mapped to indices of routes.
     by_name: HashMap<String, usize>,
@@ -128,9 +128,9 @@ pub(super) fn compile<'a>(
 ) -> impl Iterator<Item = PassthroughListener> + use<'a> {
     let mut table = PassthroughTable {
         clients: tcp.clients.clone(),
-        on_down: tcp.on_down,
-        on_return: tcp.on_return,
-        close_over: tcp.close_over,
+        on_failover: tcp.on_failover,
+        on_failback: tcp.on_failback,
+        close_spread: tcp.close_spread,
         routes: Vec::new(),
         by_name: HashMap::new(),
         by_wildcard: HashMap::new(),
@@ -269,12 +269,12 @@ impl PassthroughListener {
         };
         let on_change = match upstream.left(index) {
             None => OnEndpointChange::Keep,
-            Some(Demotion::Down) => self.table.on_down,
-            Some(Demotion::Returned) => self.table.on_return,
+            Some(Demotion::Down) => self.table.on_failover,
+            Some(Demotion::Returned) => self.table.on_failback,
         };
         match on_change {
             OnEndpointChange::Keep => ReloadVerdict::Stays,
-            OnEndpointChange::Close => ReloadVerdict::Superseded(self.table.close_over),
+            OnEndpointChange::Close => ReloadVerdict::Superseded(self.table.close_spread),
         }
     }
 
@@ -283,9 +283,9 @@ impl PassthroughListener {
     pub fn without_routes(&self) -> Self {
         let table = PassthroughTable {
             clients: self.table.clients.clone(),
-            on_down: self.table.on_down,
-            on_return: self.table.on_return,
-            close_over: self.table.close_over,
+            on_failover: self.table.on_failover,
+            on_failback: self.table.on_failback,
+            close_spread: self.table.close_spread,
             routes: Vec::new(),
             by_name: HashMap::new(),
             by_wildcard: HashMap::new(),

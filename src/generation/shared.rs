@@ -80,6 +80,6 @@ pub(super) fn load(
     SharedKeys {
         secrets: secrets.map(Arc::new),
         local: previous.map_or_else(Arc::default, |before| Arc::clone(&before.shared.local)),
-        epoch: config.gateway.ticket_epoch,
+        epoch: config.gateway.ticket_key_lifetime,
     }
 }

@@ -94,18 +94,18 @@ pub(super) fn self_test(idle: Duration) -> Upstream {
             balance: BalanceMethod::First,
             slow_start: Duration::ZERO,
             eject: EjectPolicy {
-                on: Vec::new(),
+                failure_kinds: Vec::new(),
                 statuses: Vec::new(),
-                errors: u32::MAX,
+                count: u32::MAX,
                 window: Duration::ZERO,
-                time: Duration::ZERO,
-                longest: Duration::ZERO,
-                most: 0,
+                base_time: Duration::ZERO,
+                max_time: Duration::ZERO,
+                max_percent: 0,
             },
-            fail_over: None,
+            failover: None,
             sticky: false,
             cookie: None,
-            retries: 0,
+            retries_per_second: 0,
         },
         upstream_state: Arc::default(),
         announces: false,
@@ -181,7 +181,7 @@ fn cookie(
 
 fn policy(config: &config::Upstream) -> BalancePolicy {
     let eject = &config.eject;
-    let on = [
+    let kinds = [
         (eject.connect, FailureKind::Connect),
         (eject.tls, FailureKind::Tls),
         (eject.reset, FailureKind::Reset),
@@ -209,23 +209,23 @@ fn policy(config: &config::Upstream) -> BalancePolicy {
         },
         slow_start: config.slow_start,
         eject: EjectPolicy {
-            on: on.into_iter().filter_map(|(on, trouble)| on.then_some(trouble)).collect(),
+            failure_kinds: kinds.into_iter().filter_map(|(on, kind)| on.then_some(kind)).collect(),
             statuses: eject.statuses.clone(),
-            errors: eject.errors,
+            count: eject.count,
             window: eject.window,
-            time: eject.time,
-            longest: eject.longest,
-            most: eject.most,
+            base_time: eject.base_time,
+            max_time: eject.max_time,
+            max_percent: eject.max_percent,
         },
-        fail_over: config.endpoints.iter().any(|endpoint| endpoint.backup).then_some(
+        failover: config.endpoints.iter().any(|endpoint| endpoint.backup).then_some(
             FailoverPolicy {
-                failures: config.fail_over.failures,
-                return_after: config.fail_over.return_after,
+                failures: config.failover.failures,
+                failback_after: config.failover.failback_after,
             },
         ),
         sticky: config.sticky,
         cookie: None,
-        retries: config.retries,
+        retries_per_second: config.retries_per_second,
     }
 }
 
@@ -246,7 +246,7 @@ fn compiled_check(config: &config::HealthCheck) -> HealthCheck {
         kind,
         port: config.port,
         plain: config.plain,
-        every: config.every,
+        interval: config.interval,
         timeout: config.timeout,
         rise: config.rise,
         fall: config.fall,

@@ -94,7 +94,7 @@ async fn connection(
         return record(None).refused(Reason::ClientGone, None);
     }
     let timer = service.worker.local.clock.timer();
-    timer.set(passthrough_listener.timeouts.hello);
+    timer.set(passthrough_listener.timeouts.client_hello);
     let mut record =
         match identify(&mut stream, peer, &mut admitted, &timer, &passthrough_listener.metrics)
             .await
@@ -184,7 +184,7 @@ async fn choose_route(
     // Copied, so that a waiting connection does not keep an old generation alive.
     let (reads, within) = {
         let passthrough_listener = service.passthrough_listener.load();
-        (passthrough_listener.reads_hello(), passthrough_listener.timeouts.hello)
+        (passthrough_listener.reads_hello(), passthrough_listener.timeouts.client_hello)
     };
     let read = if reads {
         let read = client_hello::read(conn, within).await.map_err(|none| match none {

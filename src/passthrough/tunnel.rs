@@ -1,7 +1,7 @@
 //! Tunnel of a passthrough connection, in a small task of its own.
 //!
 //! A passthrough connection keeps its client on one endpoint, and a browser may use one connection
-//! for all requests. After a fail-over, connections to endpoints that are no longer in use are
+//! for all requests. After a failover, connections to endpoints that are no longer in use are
 //! therefore closed, as configured, each after its own random delay.
 
 use std::future::poll_fn;
@@ -82,7 +82,7 @@ pub(super) fn spawn(
             passthrough_conn.listener.load().reload_verdict(&passthrough_conn)
                 != ReloadVerdict::Forbidden
         };
-        let total = timeouts.total;
+        let total = timeouts.max_lifetime;
         let limits = TunnelLimits {
             idle: timeouts.idle,
             ends_at: (!total.is_zero()).then(|| local.clock.now() + total),
@@ -128,14 +128,14 @@ pub(super) fn spawn(
 /// Delayed close of a connection to an endpoint that is no longer in use.
 #[derive(Default)]
 struct CloseSchedule {
-    /// Number of the fail-over event that was evaluated last.
+    /// Number of the failover event that was evaluated last.
     evaluated: Option<u64>,
     /// Time of the close, if the connection has to be closed.
     timer: Option<Timer>,
 }
 
 impl CloseSchedule {
-    /// Ready when the connection has to be closed. After a fail-over the worker wakes this task
+    /// Ready when the connection has to be closed. After a failover the worker wakes this task
     /// through the timer that every tunnel has.
     fn poll(
         &mut self,

@@ -1,4 +1,4 @@
-//! Health checks and fail-over, on the control runtime: one task per checked endpoint, and one per
+//! Health checks and failover, on the control runtime: one task per checked endpoint, and one per
 //! upstream with backups.
 
 use std::cell::RefCell;
@@ -21,7 +21,7 @@ const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval between decisions which tier of an upstream is used.
 const TIER_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Runs the health checks and fail-over decisions of the current generation.
+/// Runs the health checks and failover decisions of the current generation.
 pub(super) struct HealthChecker {
     metrics: Arc<Metrics>,
     serving: Rc<RefCell<Option<Arc<Generation>>>>,
@@ -81,7 +81,7 @@ impl HealthChecker {
         self.metrics.endpoints.forget(gone, FaultKind::RESULTS);
         let local = WorkerLocal::new();
         for upstream in all {
-            if upstream.policy.fail_over.is_some() {
+            if upstream.policy.failover.is_some() {
                 self.tasks.push(spawn_local(watch_tiers(Arc::clone(upstream))));
             }
             for endpoint in &upstream.endpoints {
@@ -117,7 +117,7 @@ struct CheckedEndpoint {
 
 /// Decides periodically which tier of an upstream is used. Never ends.
 async fn watch_tiers(upstream: Arc<Upstream>) {
-    let Some(settings) = upstream.policy.fail_over else { return };
+    let Some(settings) = upstream.policy.failover else { return };
     let tiers = &upstream.upstream_state.tiers;
     loop {
         tokio::time::sleep(TIER_INTERVAL).await;
@@ -146,7 +146,7 @@ async fn watch_endpoint(own: CheckedEndpoint) {
         let checked = health.told().checked;
         let since = checked.map_or(Duration::MAX, |at| at.elapsed());
         let due = jittered(health.pause(&own.check)).saturating_sub(since);
-        let least = MIN_CHECK_INTERVAL.min(own.check.every).saturating_sub(since);
+        let least = MIN_CHECK_INTERVAL.min(own.check.interval).saturating_sub(since);
         tokio::select! {
             () = tokio::time::sleep(due.max(least)) => {}
             () = check_requested(&own, least) => {}

@@ -109,10 +109,10 @@ struct ComparedPeer {
 async fn compare_periodically(own: ComparedPeer) {
     let Some(drift) = &own.generation.config.drift else { return };
     let host = drift.host.as_deref().unwrap_or(&own.endpoint.label);
-    let mut pause = FIRST_DELAY.min(drift.every);
+    let mut pause = FIRST_DELAY.min(drift.interval);
     loop {
         tokio::time::sleep(jittered(pause)).await;
-        pause = drift.every;
+        pause = drift.interval;
         let Some(digest) = own.generation.digest.get() else { return };
         own.record(own.compare_once(digest, (host, &drift.path)).await);
     }

@@ -55,13 +55,13 @@ pub struct BalancePolicy {
     /// When endpoints are left out.
     pub eject: EjectPolicy,
     /// When the backups are used; `None`: there are none.
-    pub fail_over: Option<FailoverPolicy>,
+    pub failover: Option<FailoverPolicy>,
     /// Socket.IO sessions stay on their endpoint.
     pub sticky: bool,
     /// The cookie that says where a client is, if there is one.
     pub cookie: Option<StickyCookie>,
     /// Requests per second that may be sent to another endpoint.
-    pub retries: u32,
+    pub retries_per_second: u32,
 }
 
 /// Run-time state of an upstream, kept over reloads.
@@ -112,7 +112,7 @@ impl Upstream {
     /// names: that endpoint comes first, as long as it may get new work.
     pub fn choose(&self, key: impl FnOnce() -> u32, seat: Option<StickyTarget>) -> Candidates<'_> {
         let key = if matches!(self.policy.balance, BalanceMethod::Hash(_)) { key() } else { 0 };
-        let backup = self.policy.fail_over.is_some() && self.upstream_state.tiers.on_backup();
+        let backup = self.policy.failover.is_some() && self.upstream_state.tiers.on_backup();
         Candidates { upstream: self, tried: 0, backup, key, seat: seat.map(|seat| seat.index) }
     }
 
@@ -166,7 +166,7 @@ impl Upstream {
     /// Whether one more request may be sent to another endpoint after it could not be sent to one.
     #[must_use]
     pub fn may_retry(&self) -> bool {
-        self.upstream_state.budget.take(self.policy.retries)
+        self.upstream_state.budget.take(self.policy.retries_per_second)
     }
 
     /// Administrative state of an endpoint, from configuration and command.
@@ -211,7 +211,7 @@ impl Upstream {
     #[must_use]
     pub fn left(&self, index: usize) -> Option<Demotion> {
         let role = self.ranks.get(index)?;
-        let on_backup = self.policy.fail_over.is_some() && self.upstream_state.tiers.on_backup();
+        let on_backup = self.policy.failover.is_some() && self.upstream_state.tiers.on_backup();
         let left = match (self.duty(index), role.backup, on_backup) {
             (AdminState::Drain, ..) => return None,
             (AdminState::Maintenance, ..) | (AdminState::Up, false, true) => Demotion::Down,
@@ -261,7 +261,7 @@ impl Upstream {
                 left += 1;
             }
         }
-        left > 0 && out * 100 <= self.policy.eject.most as usize * all
+        left > 0 && out * 100 <= self.policy.eject.max_percent as usize * all
     }
 
     fn health(&self, index: usize) -> Option<&Arc<EndpointHealth>> {

@@ -28,7 +28,7 @@ pub struct HealthCheck {
     /// The probe uses plain HTTP, even if the endpoint speaks TLS.
     pub plain: bool,
     /// Time between two checks.
-    pub every: Duration,
+    pub interval: Duration,
     /// Timeout of one probe.
     pub timeout: Duration,
     /// Good ones in a row until an endpoint is up.

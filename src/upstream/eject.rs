@@ -20,19 +20,19 @@ const ON_TRIAL: u64 = 1;
 #[derive(Clone, Debug)]
 pub struct EjectPolicy {
     /// Kinds of trouble that count.
-    pub on: Vec<FailureKind>,
+    pub failure_kinds: Vec<FailureKind>,
     /// Statuses that count, first and last of each range.
     pub statuses: Vec<(u16, u16)>,
     /// Number of failures within the window that opens the circuit.
-    pub errors: u32,
+    pub count: u32,
     /// The window.
     pub window: Duration,
     /// Duration of the first ejection.
-    pub time: Duration,
+    pub base_time: Duration,
     /// Maximum duration of an ejection.
-    pub longest: Duration,
+    pub max_time: Duration,
     /// Share of the endpoints of a tier that may be left out, in percent.
-    pub most: u32,
+    pub max_percent: u32,
 }
 
 /// Kinds of failure of a request.
@@ -150,9 +150,9 @@ impl Circuit {
             // Two workers may both begin a window; that loses one error.
             self.window.store(now, Ordering::Relaxed);
             self.errors.store(1, Ordering::Relaxed);
-            return eject.errors <= 1;
+            return eject.count <= 1;
         }
-        self.errors.fetch_add(1, Ordering::Relaxed) + 1 >= eject.errors
+        self.errors.fetch_add(1, Ordering::Relaxed) + 1 >= eject.count
     }
 
     /// Opens it. The result is for how long; `None` if it was open already.
@@ -164,9 +164,9 @@ impl Circuit {
         }
         let opened = self.opened.load(Ordering::Relaxed);
         // After a long time without, it begins anew.
-        let calm = until == 0 && now > opened + millis(eject.longest).saturating_mul(4);
+        let calm = until == 0 && now > opened + millis(eject.max_time).saturating_mul(4);
         let streak = if calm { 0 } else { self.streak.load(Ordering::Relaxed) };
-        let time = eject.time.saturating_mul(1 << streak.min(MAX_STREAK)).min(eject.longest);
+        let time = eject.base_time.saturating_mul(1 << streak.min(MAX_STREAK)).min(eject.max_time);
         self.streak.store((streak + 1).min(MAX_STREAK), Ordering::Relaxed);
         self.opened.store(now, Ordering::Relaxed);
         self.cause.store(cause as u8, Ordering::Relaxed);
@@ -208,16 +208,16 @@ mod tests {
     use super::*;
     use std::thread::sleep;
 
-    fn eject(errors: u32, time: u64, longest: u64) -> EjectPolicy {
+    fn eject(count: u32, base_time: u64, max_time: u64) -> EjectPolicy {
         let millis = Duration::from_millis;
         EjectPolicy {
-            on: vec![FailureKind::Connect],
+            failure_kinds: vec![FailureKind::Connect],
             statuses: vec![(502, 504)],
-            errors,
+            count,
             window: millis(60_000),
-            time: millis(time),
-            longest: millis(longest),
-            most: 50,
+            base_time: millis(base_time),
+            max_time: millis(max_time),
+            max_percent: 50,
         }
     }
 

@@ -52,7 +52,7 @@ pub async fn reach<T>(
         }
         match attempt(chosen).await {
             Ok(reached) => {
-                if upstream.policy.fail_over.is_some() {
+                if upstream.policy.failover.is_some() {
                     upstream.upstream_state.tiers.connected();
                 }
                 return Ok(reached);
@@ -63,7 +63,7 @@ pub async fn reach<T>(
             }
         }
     }
-    if upstream.policy.fail_over.is_some() && failed.is_some() && !shortage {
+    if upstream.policy.failover.is_some() && failed.is_some() && !shortage {
         upstream.upstream_state.tiers.failed();
     }
     Err(failed)
@@ -185,7 +185,7 @@ pub fn met(
     let health = &endpoint.health;
     health.request_check();
     let eject = &upstream.policy.eject;
-    let counts = trouble == FailureKind::Status || eject.on.contains(&trouble);
+    let counts = trouble == FailureKind::Status || eject.failure_kinds.contains(&trouble);
     if !counts || !health.circuit.count(eject) || !upstream.can_spare(index) {
         return;
     }

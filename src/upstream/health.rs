@@ -192,7 +192,7 @@ impl EndpointHealth {
     /// Delay before the next check, from the end of the last one.
     #[must_use]
     pub fn pause(&self, check: &HealthCheck) -> Duration {
-        if self.contrary.load(Ordering::Relaxed) > 0 { check.every / 5 } else { check.every }
+        if self.contrary.load(Ordering::Relaxed) > 0 { check.interval / 5 } else { check.interval }
     }
 
     /// Waits until a request has found something wrong.
@@ -296,7 +296,7 @@ mod tests {
             kind: CheckKind::Tcp,
             port: None,
             plain: false,
-            every: 5 * second,
+            interval: 5 * second,
             timeout: second,
             rise,
             fall,
@@ -330,11 +330,11 @@ mod tests {
     #[test]
     fn asks_faster_while_in_doubt() {
         let (health, check) = (EndpointHealth::default(), check(2, 3));
-        assert_eq!(health.pause(&check), check.every);
+        assert_eq!(health.pause(&check), check.interval);
         health.checked(&bad(), &check, 0);
-        assert_eq!(health.pause(&check), check.every / 5);
+        assert_eq!(health.pause(&check), check.interval / 5);
         health.checked(&Ok(()), &check, 0);
-        assert_eq!(health.pause(&check), check.every);
+        assert_eq!(health.pause(&check), check.interval);
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Upstream {
     /// When it may be worth asking again, while every endpoint is down.
     #[must_use]
     pub fn retry_after(&self) -> Duration {
-        let every = self.check.as_ref().map_or(RETRY_AFTER, |check| check.every);
-        every.clamp(Duration::from_secs(1), Duration::from_secs(60))
+        let interval = self.check.as_ref().map_or(RETRY_AFTER, |check| check.interval);
+        interval.clamp(Duration::from_secs(1), Duration::from_secs(60))
     }
 }

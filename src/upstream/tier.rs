@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 /// Times the return is put off for longer, each twice as long as before.
 const MAX_DOUBLINGS: u32 = 5;
 
-/// Failing over within so many times `return_after` of the last return is flapping.
+/// Failing over within so many times `failback_after` of the last return is flapping.
 const FLAP_FACTOR: u32 = 10;
 
-/// See [`crate::config::FailOver`].
+/// See [`crate::config::Failover`].
 #[derive(Clone, Copy, Debug)]
 pub struct FailoverPolicy {
     /// Requests in a row that could not connect to any primary endpoint.
     pub failures: u32,
     /// Time that primary endpoints must be up before they are used again; `None`: until a command.
-    pub return_after: Option<Duration>,
+    pub failback_after: Option<Duration>,
 }
 
 /// See the module. One per upstream, for as long as the program runs.
@@ -82,7 +82,7 @@ impl Tiers {
     }
 
     /// Asks for the primary endpoints to be used again as soon as one is well.
-    pub fn ask_back(&self) {
+    pub fn request_failback(&self) {
         self.asked_back.store(true, Ordering::Relaxed);
     }
 
@@ -113,7 +113,7 @@ impl Tiers {
                 now.saturating_duration_since(returned) < after * FLAP_FACTOR
             };
             let flaps =
-                state.returned.zip(settings.return_after).is_some_and(|(r, a)| flapping(r, a));
+                state.returned.zip(settings.failback_after).is_some_and(|(r, a)| flapping(r, a));
             state.doublings = if flaps { (state.doublings + 1).min(MAX_DOUBLINGS) } else { 0 };
         } else {
             state.returned = Some(now);
@@ -150,7 +150,7 @@ impl Tiers {
             return None;
         }
         let well = *state.well.get_or_insert(now);
-        let after = settings.return_after.map(|after| after * (1 << state.doublings));
+        let after = settings.failback_after.map(|after| after * (1 << state.doublings));
         let why = if !seen.backup {
             "no backup is up, and a primary endpoint is".to_owned()
         } else if self.asked_back.load(Ordering::Relaxed) {
@@ -175,9 +175,9 @@ mod tests {
     struct Story(Tiers, Instant, FailoverPolicy);
 
     impl Story {
-        fn new(return_after: Option<u64>) -> Self {
-            let return_after = return_after.map(Duration::from_secs);
-            Self(Tiers::default(), Instant::now(), FailoverPolicy { failures: 3, return_after })
+        fn new(failback_after: Option<u64>) -> Self {
+            let failback_after = failback_after.map(Duration::from_secs);
+            Self(Tiers::default(), Instant::now(), FailoverPolicy { failures: 3, failback_after })
         }
 
         fn at(&self, seconds: u64, seen: TierHealth) -> bool {
@@ -227,7 +227,7 @@ mod tests {
         );
         assert!(story.at(0, BOTH));
         assert!(story.at(100_000, BOTH), "only a command brings it back");
-        story.0.ask_back();
+        story.0.request_failback();
         assert!(!story.at(100_001, BOTH));
     }
 

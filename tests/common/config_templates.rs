@@ -71,7 +71,7 @@ pub(super) fn template(table: &str, key: &str) -> Option<String> {
         "UpstreamFile" => upstream("@"),
         "CheckFile" => upstream("[upstream.u.check]\npath = \"/health\"\n@"),
         "EjectFile" => upstream("[upstream.u.eject]\n@"),
-        "FailOverFile" => upstream("backup = [\"https://10.0.1.5:1\"]\n[upstream.u.fail-over]\n@"),
+        "FailoverFile" => upstream("backup = [\"https://10.0.1.5:1\"]\n[upstream.u.failover]\n@"),
         _ => return None,
     })
 }

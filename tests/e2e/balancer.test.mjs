@@ -35,7 +35,7 @@ class Site {
         'chat-server': {
           endpoints: [`https://${this.world.upstreamAddress}:${this.chatPort}`],
           'ca-file': this.world.ca.crt, 'server-name': 'upstream.test',
-          check: { every: '200ms', timeout: '5s', rise: 1, fall: 2, initial: 'down' },
+          check: { interval: '200ms', timeout: '5s', rise: 1, fall: 2, initial: 'down' },
         },
       },
       profile: {
@@ -121,7 +121,7 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
       }, readFileSync(join(directory, file), 'utf8')));
     change('sites.toml', ['# ca-file = "site-ca.crt"', `ca-file = "${world.ca.crt}"`], ['# proxy-protocol = "v2"', 'proxy-protocol = "v2"'],
       // Shorter than a minute, and a port that does not need root.
-      ['return-after = "1min"', 'return-after = "1s"'], [':443"', ':4443"']);
+      ['failback-after = "1min"', 'failback-after = "1s"'], [':443"', ':4443"']);
     change('gateway.toml', ['[admin]', '[admin]\nexpose = true']);
     const admin = `${world.address}:${await world.freePort()}`;
     const env = { ...environment(), ADMIN_ADDR: admin };

@@ -172,7 +172,7 @@ describe('upstreams with proxy-protocol', { skip: gatewayOnly }, () => {
         location / { return 200 "$proxy_protocol_addr $proxy_protocol_server_addr $proxy_protocol_server_port $connection; "; }
       }`, { ports: [[world.upstreamAddress, port]] });
     const told = await telling(`https://${world.upstreamAddress}:${port}`, {
-      'ca-file': world.ca.crt, 'server-name': 'upstream.test', check: { path: '/', every: '1s', initial: 'down', rise: 1 },
+      'ca-file': world.ca.crt, 'server-name': 'upstream.test', check: { path: '/', interval: '1s', initial: 'down', rise: 1 },
     });
     const { host, port: own } = told.listener();
     await until('the check to be good', async () => (await told.metric(`upstream_checks_total{result="good",upstream="told"}`)) > 0);
@@ -221,7 +221,7 @@ frontend told
     { ports: [[world.upstreamAddress, told], [world.upstreamAddress, untold]] });
     const to = (port) => ({ endpoints: [`https://${world.upstreamAddress}:${port}`], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' });
     const config = await world.plainConfig({
-      upstream: { told: { ...to(told), 'proxy-protocol': 'v2', check: { path: '/', every: '200ms', timeout: '5s' } }, untold: to(untold) },
+      upstream: { told: { ...to(told), 'proxy-protocol': 'v2', check: { path: '/', interval: '200ms', timeout: '5s' } }, untold: to(untold) },
       route: [{ path: '/told', upstream: 'told' }, { path: '/untold', upstream: 'untold' }],
       gateway: { workers: 1 },
     });

@@ -123,7 +123,7 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
       upstream: {
         chat: {
           'ca-file': world.ca.crt, 'server-name': 'upstream.test', endpoints: [a.endpoint, b.endpoint],
-          balance: 'least-connections', check: { kind: 'tcp', every: '500ms', timeout: '10s' },
+          balance: 'least-connections', check: { kind: 'tcp', interval: '500ms', timeout: '10s' },
         },
       },
       route: [{ path: '/socket.io/', upstream: 'chat' }],

@@ -456,7 +456,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
           route: [{ 'server-names': ['chat.example.com'], upstream: 'sites', 'same-port': true }],
         },
         lan: {
-          clients: ['10.8.0.0/16'], listener: [{ listen: '0.0.0.0:443', 'proxy-protocol': { from: ['192.168.0.10'], others: 'direct' } }],
+          clients: ['10.8.0.0/16'], listener: [{ listen: '0.0.0.0:443', 'proxy-protocol': { from: ['192.168.0.10'], unlisted: 'direct' } }],
           route: [{ upstream: 'sites', 'same-port': true }],
         },
       },

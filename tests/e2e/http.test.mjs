@@ -59,12 +59,12 @@ before(async () => {
       { path: '/cut/deep/', upstream: 'origin', 'strip-prefix': '/cut/deep' },
       { path: '/small/', upstream: 'origin', 'max-body': '1KiB' },
       { path: '/exact', upstream: 'origin', methods: ['GET', 'POST'] },
-      { path: '/framed/', upstream: 'origin', 'framed-by': ['https://desk.example.com:8445'] },
-      { path: '/unframed/', upstream: 'origin', 'framed-by': 'nobody' },
-      { path: '/anywhere/', upstream: 'origin', 'framed-by': 'anyone' },
+      { path: '/framed/', upstream: 'origin', 'frame-ancestors': ['https://desk.example.com:8445'] },
+      { path: '/unframed/', upstream: 'origin', 'frame-ancestors': 'none' },
+      { path: '/anywhere/', upstream: 'origin', 'frame-ancestors': '*' },
       { path: '/policy/', upstream: 'origin', 'response-headers': { 'X-Content-Type-Options': '', 'X-Extra': 'route' } },
       { path: '/closed/', deny: true },
-    ].map((route) => (isReference ? { ...route, 'framed-by': undefined, methods: undefined } : route)),
+    ].map((route) => (isReference ? { ...route, 'frame-ancestors': undefined, methods: undefined } : route)),
   });
   gateway = await world.gateway(config);
 });

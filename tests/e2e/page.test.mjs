@@ -25,13 +25,13 @@ before(async () => {
     upstream: {
       chat: {
         endpoints: [`https://${world.upstreamAddress}:${origin.port}`], 'ca-file': world.ca.crt, 'server-name': 'upstream.test',
-        check: { kind: 'tls', every: '200ms', timeout: '5s', rise: 1, fall: 2 },
+        check: { kind: 'tls', interval: '200ms', timeout: '5s', rise: 1, fall: 2 },
       },
     },
     route: [{ path: '/seen', upstream: 'chat' }, { path: '/deep/', upstream: 'chat' }, { path: '/shut/', deny: true }],
   });
   config.forward = {
-    limits: { 'new-per-second': 0 },
+    limits: { 'request-rate-per-client': 0 },
     hosts: { 'graph.facebook.com': [world.upstreamAddress] },
     listener: [{ listen: `${world.address}:${await world.freePort()}` }],
     rule: [{ name: 'facebook', clients: ['127.0.0.0/8'], allow: ['graph.facebook.com'], addresses: [`${world.upstreamAddress}/32`], 'connect-ports': [origin.port] }],

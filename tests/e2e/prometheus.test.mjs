@@ -54,7 +54,7 @@ async function startAll() {
     gateway: { workers: 2 },
     upstream: {
       origin: to(origin.port), echo: to(echo),
-      sites: { ...to(origin.port), backup: to(echo).endpoints, check: { every: '500ms', timeout: '10s' } },
+      sites: { ...to(origin.port), backup: to(echo).endpoints, check: { interval: '500ms', timeout: '10s' } },
     },
     route: [{ path: '/origin/', upstream: 'origin', 'strip-prefix': '/origin' }, { path: '/ws/', upstream: 'echo' }],
   });

@@ -37,7 +37,7 @@ const note = (client, text) => inTime(`the answer to ${text}`, new Promise((done
 async function gatewayFor(upstream) {
   const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
   return world.gateway(await world.plainConfig({
-    upstream: { chat: { ...verified, check: { every: '200ms', timeout: '10s', rise: 1, fall: 2 }, ...upstream } },
+    upstream: { chat: { ...verified, check: { interval: '200ms', timeout: '10s', rise: 1, fall: 2 }, ...upstream } },
     route: [{ path: '/socket.io/', upstream: 'chat' }],
     gateway: { workers: 2 },
   }));
@@ -99,7 +99,7 @@ for (const major of [2, 4]) {
       const [a, b] = [await chatServer(major, 'a'), await chatServer(major, 'b')];
       const port = a.port;
       const gateway = await gatewayFor({
-        endpoints: [endpoint(a)], backup: [endpoint(b)], 'fail-over': { 'return-after': '2s' },
+        endpoints: [endpoint(a)], backup: [endpoint(b)], 'failover': { 'failback-after': '2s' },
       });
       const clients = [...Array(12).keys()].map((i) =>
         chatClient(world, gateway, major, { transports: transports[i % 3], reconnection: true }));

@@ -268,7 +268,7 @@ describe('the sticky cookie', { skip }, () => {
 
 describe('two gateways that compare their configurations', { skip }, () => {
   // Each gateway has files of its own, so that one can be changed; their paths may differ.
-  const differs = ['certificate.*.chain', 'certificate.*.key', 'gateway.shared-secret-file'];
+  const ignore = ['certificate.*.chain', 'certificate.*.key', 'gateway.shared-secret-file'];
   let a, b, one;
 
   /** The configuration of one gateway, with the other as its peer. */
@@ -285,7 +285,7 @@ describe('two gateways that compare their configurations', { skip }, () => {
       profile: { timeouts: { header: '10s' } },
       route: [...routes, { path: '/drift', drift: true }],
       listener: { listen: `${world.address}:${ports.own}` },
-      gateway: { 'shared-secret-file': file('twin-secret'), drift: { peers: ['twin'], every: '1s', differs } },
+      gateway: { 'shared-secret-file': file('twin-secret'), drift: { peers: ['twin'], interval: '1s', ignore } },
     });
     config.certificate.main.pairs = [{ chain: file('crt'), key: file('key') }];
     return config;

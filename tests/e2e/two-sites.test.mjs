@@ -41,7 +41,7 @@ class Site {
       upstream: {
         chat: {
           endpoints: ['https://127.0.0.1:8444'], 'ca-file': world.ca.crt, 'server-name': 'upstream.test',
-          check: { kind: 'tls', every: '1s', timeout: '1s', rise: 1, fall: 2, initial: 'down' },
+          check: { kind: 'tls', interval: '1s', timeout: '1s', rise: 1, fall: 2, initial: 'down' },
         },
       },
       profile: {
@@ -120,13 +120,13 @@ async function appGateway(world, host, sites) {
     upstream: {
       sites: {
         endpoints: [first], backup: [second], 'ca-file': world.ca.crt, 'server-name': 'gateway.test', 'connect-timeout': '2s',
-        check: { path: '/ready', host: 'gateway.test', every: '1s', timeout: '1s', rise: 2, fall: 2 },
-        'fail-over': { 'return-after': '2s' },
+        check: { path: '/ready', host: 'gateway.test', interval: '1s', timeout: '1s', rise: 2, fall: 2 },
+        'failover': { 'failback-after': '2s' },
       },
     },
     tcp: {
       chat: {
-        'close-over': '2s', timeouts: { idle: '5min' },
+        'close-spread': '2s', timeouts: { idle: '5min' },
         listener: [{ listen: `${host.address}:8443` }],
         // Clients connect to an address, so their TLS has no server name.
         route: [{ upstream: 'sites' }],

@@ -331,7 +331,7 @@ test('the status page shows the sessions, in light and dark mode, without script
 });
 
 test('a reload can turn the tracking off', { skip }, async () => {
-  gateway.write({ ...gateway.config, gateway: { ...gateway.config.gateway, 'socket-io-lens': false } });
+  gateway.write({ ...gateway.config, gateway: { ...gateway.config.gateway, 'socket-io-tracking': false } });
   assert.equal((await gateway.reload()).code, 0);
   const client = connect('plain4', { transports: ['polling'] });
   await once(client, 'connect');
@@ -340,5 +340,5 @@ test('a reload can turn the tracking off', { skip }, async () => {
   const line = await gateway.accessLine('of its end', (l) => l.method === 'POST' && l.generation > 1);
   assert.equal(line.session, undefined);
   assert.match(line.path, /sid=\*\*\*/, 'the id stays masked');
-  assert.match((await ask(sid)).err, /socket-io-lens/);
+  assert.match((await ask(sid)).err, /socket-io-tracking/);
 });

@@ -17,7 +17,7 @@ users = ["file-engine"]
 allow = ["api.twilio.com"]
 ports = [PORT]
 connect-ports = [PORT]
-addresses = ["127.0.0.0/8"]
+private-networks = ["127.0.0.0/8"]
 "#,
 };
 
@@ -287,7 +287,7 @@ fn report_mode_allows_and_logs_requests_that_would_be_denied() {
 name = "learning"
 clients = ["127.0.0.0/8"]
 mode = "report"
-addresses = ["127.0.0.0/8"]
+private-networks = ["127.0.0.0/8"]
 sni = { mismatch = "allow", missing = "allow", not-tls = "allow" }
 "#,
         ..Setup::default()

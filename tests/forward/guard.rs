@@ -10,7 +10,7 @@ use crate::world::{Setup, World};
 const UNLISTED: Setup = Setup {
     forward: "",
     hosts: "\"mixed.fbcdn.net\" = [\"169.254.169.254\", \"10.0.0.1\", \"ADDRESS\"]",
-    limits: "new-per-second = 0",
+    limits: "request-rate-per-client = 0",
     timeouts: "connect = \"2s\"",
     listener: "",
     rules: r#"
@@ -114,7 +114,10 @@ fn no_spelling_of_an_address_evades_the_guard() {
 fn only_allowed_addresses_of_a_mixed_resolution_are_used() {
     let rules: &'static str = UNLISTED
         .rules
-        .replace("ports = []", "ports = [PORT]\nconnect-ports = [PORT]\naddresses = [\"ADDRESS\"]")
+        .replace(
+            "ports = []",
+            "ports = [PORT]\nconnect-ports = [PORT]\nprivate-networks = [\"ADDRESS\"]",
+        )
         .leak();
     let world = World::with(Setup { rules, ..UNLISTED });
     let mut client = world.sent("CONNECT mixed.fbcdn.net:PORT HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -133,7 +136,10 @@ fn only_allowed_addresses_of_a_mixed_resolution_are_used() {
 fn a_changed_resolution_is_checked_again() {
     let listed: &'static str = UNLISTED
         .rules
-        .replace("ports = []", "ports = [PORT]\nconnect-ports = [PORT]\naddresses = [\"ADDRESS\"]")
+        .replace(
+            "ports = []",
+            "ports = [PORT]\nconnect-ports = [PORT]\nprivate-networks = [\"ADDRESS\"]",
+        )
         .leak();
     let first = Setup { rules: listed, hosts: "\"rebind.fbcdn.net\" = [\"ADDRESS\"]", ..UNLISTED };
     let mut world = World::with(first);
@@ -160,7 +166,7 @@ fn a_changed_resolution_is_checked_again() {
 fn connections_to_the_gateways_own_listeners_are_denied() {
     let rules: &'static str = UNLISTED
         .rules
-        .replace("ports = []", "connect-ports = [1, 65535]\naddresses = [\"127.0.0.0/8\"]")
+        .replace("ports = []", "connect-ports = [1, 65535]\nprivate-networks = [\"127.0.0.0/8\"]")
         .leak();
     let mut world = World::with(Setup { rules, ..UNLISTED });
     let open: &'static str = UNLISTED
@@ -168,7 +174,7 @@ fn connections_to_the_gateways_own_listeners_are_denied() {
         .replace(
             "ports = []",
             &format!(
-                "connect-ports = [{}, {}]\naddresses = [\"127.0.0.0/8\"]",
+                "connect-ports = [{}, {}]\nprivate-networks = [\"127.0.0.0/8\"]",
                 world.listen.port(),
                 world.admin.port()
             ),

@@ -35,7 +35,7 @@ fn tunnels_are_limited_in_total() {
 
 #[test]
 fn new_tunnels_are_limited_per_second() {
-    let world = World::with(Setup { limits: "new-per-second = 1", ..Setup::default() });
+    let world = World::with(Setup { limits: "request-rate-per-client = 1", ..Setup::default() });
     let answers: Vec<_> = (0..8)
         .map(|_| world.sent("CONNECT chatapi.viber.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n").answer())
         .collect();
@@ -55,7 +55,7 @@ fn idle_and_total_timeouts_close_a_tunnel() {
     origin.end();
     assert_eq!(world.lines_of(client.local(), 1)[0]["close_reason"], "tunnel_idle");
 
-    let timeouts = "idle = \"60s\"\ntotal = \"1s\"";
+    let timeouts = "idle = \"60s\"\nmax-lifetime = \"1s\"";
     let mut world = World::with(Setup { timeouts, ..Setup::default() });
     let (mut client, _origin) = world.tunnel("graph.facebook.com");
     client.end();
@@ -105,7 +105,7 @@ clients = ["::ffff:10.7.0.0/112"]
 allow = ["graph.facebook.com"]
 ports = [PORT]
 connect-ports = [PORT]
-addresses = ["127.0.0.0/8"]
+private-networks = ["127.0.0.0/8"]
 "#;
     let listener = "proxy-protocol = { from = [\"127.0.0.1\"] }";
     let mut world = World::with(Setup { listener, rules, ..Setup::default() });

@@ -42,7 +42,7 @@ connect-timeout = "2s"
     (world, parent)
 }
 
-const LISTED: &str = "addresses = [\"127.0.0.0/8\", \"192.0.2.0/24\"]";
+const LISTED: &str = "private-networks = [\"127.0.0.0/8\", \"192.0.2.0/24\"]";
 
 fn accept_with_head(parent: &TcpListener) -> (RawConn, String) {
     let mut conn = accept(parent);
@@ -113,7 +113,7 @@ fn requests_in_absolute_form_use_a_tunnel_through_the_parent() {
 
 #[test]
 fn no_proxy_destinations_are_reached_directly_and_the_guard_applies_before_a_parent() {
-    let (world, parent) = world("addresses = [\"ADDRESS\"]");
+    let (world, parent) = world("private-networks = [\"ADDRESS\"]");
     let mut client = world.sent("CONNECT api.twilio.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(text(&client.head()).starts_with("HTTP/1.1 200 "));
     let mut origin = world.accept();

@@ -11,14 +11,14 @@ clients = ["127.0.0.0/8"]
 allow = ["graph.facebook.com"]
 ports = [PORT]
 connect-ports = [PORT]
-addresses = ["127.0.0.0/8"]
+private-networks = ["127.0.0.0/8"]
 [[forward.rule]]
 name = "viber"
 clients = ["127.0.0.0/8"]
 allow = ["chatapi.viber.com"]
 ports = [PORT]
 connect-ports = [PORT]
-addresses = ["127.0.0.0/8"]
+private-networks = ["127.0.0.0/8"]
 "#;
 
 #[test]

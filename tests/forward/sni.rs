@@ -16,7 +16,7 @@ const STRICT: Setup = Setup {
     forward: "",
     hosts: "",
     limits: "",
-    timeouts: "hello = \"1s\"",
+    timeouts: "client-hello = \"1s\"",
     listener: "",
     rules: r#"
 [[forward.rule]]
@@ -25,7 +25,7 @@ clients = ["127.0.0.0/8"]
 allow = ["graph.facebook.com", "*.fbcdn.net"]
 ports = [PORT]
 connect-ports = [PORT]
-addresses = ["127.0.0.0/8"]
+private-networks = ["127.0.0.0/8"]
 sni = { mismatch = "refuse", missing = "refuse", not-tls = "refuse" }
 "#,
 };

@@ -183,7 +183,7 @@ client-names = ["file-engine"]
 allow = ["graph.facebook.com"]
 ports = [PORT]
 connect-ports = [PORT]
-addresses = ["127.0.0.0/8"]
+private-networks = ["127.0.0.0/8"]
 "#;
 
 #[test]

@@ -42,7 +42,7 @@ clients = ["127.0.0.0/8"]
 allow = ["graph.facebook.com", "*.fbcdn.net"]
 ports = [PORT]
 connect-ports = [PORT]
-addresses = ["127.0.0.0/8"]
+private-networks = ["127.0.0.0/8"]
 "#;
 
 impl Default for Setup {

@@ -147,7 +147,7 @@ fn at_most_max_idle_connections_are_kept_and_the_oldest_is_closed_first() {
 #[test]
 fn health_checks_send_a_local_header() {
     for kind in ["kind = \"tcp\"", "path = \"/health\""] {
-        let upstream = format!("proxy-protocol = \"v2\"\ncheck = {{ {kind}, every = \"1s\" }}");
+        let upstream = format!("proxy-protocol = \"v2\"\ncheck = {{ {kind}, interval = \"1s\" }}");
         let world = World::with(Setup { upstream: upstream.leak(), ..Setup::default() });
         let (mut upstream, header) = accept_with_header(&world);
         assert_eq!(header.origin, HeaderSource::Local);

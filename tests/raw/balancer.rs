@@ -194,7 +194,7 @@ fn headers_of_unlisted_peers_are_rejected() {
 
 #[test]
 fn unlisted_peers_may_connect_directly_if_configured_but_their_headers_are_rejected() {
-    let listener = "proxy-protocol = { from = [\"127.0.0.1\"], others = \"direct\" }";
+    let listener = "proxy-protocol = { from = [\"127.0.0.1\"], unlisted = \"direct\" }";
     let mut world = World::with(Setup { listener, ..BALANCED });
     let tcp = world.tcp_from(UNLISTED, None);
     let own = tcp.local_addr().unwrap().to_string();

@@ -53,8 +53,8 @@ fn ports_that_run_out_are_not_the_endpoints_fault() {
         return;
     }
     let upstream = "backup = [\"http://127.0.0.1:9\"]\nmax-connecting = 200\n\
-                    [upstream.stage.check]\nkind = \"tcp\"\nevery = \"500ms\"\nfall = 2\n\
-                    [upstream.stage.fail-over]\nfailures = 2";
+                    [upstream.stage.check]\nkind = \"tcp\"\ninterval = \"500ms\"\nfall = 2\n\
+                    [upstream.stage.failover]\nfailures = 2";
     let mut world = World::with(Setup { upstream, ..Setup::default() });
     // Hanging requests of one client occupy every local port towards the endpoint.
     let mut client = Http2Client::client(&world);

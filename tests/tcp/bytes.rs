@@ -63,7 +63,7 @@ fn idle_and_total_timeouts_close_a_connection() {
     let mut client = world.begin_at(&a, b"x");
     assert_eq!(client.rest(), b"");
     world.line("close_reason", "tunnel_idle");
-    world.reload(&plain(&endpoints(&a), "timeouts = { total = \"1s\" }"));
+    world.reload(&plain(&endpoints(&a), "timeouts = { max-lifetime = \"1s\" }"));
     let mut client = world.begin_at(&a, b"x");
     assert_eq!(client.rest(), b"");
     world.line("close_reason", "tunnel_expired");

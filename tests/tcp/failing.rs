@@ -61,7 +61,7 @@ fn a_connection_without_a_reachable_endpoint_is_closed_and_logged() {
     assert_eq!(world.begin(b"x").1, "");
     let line = world.line("reason", "upstream_connect_failed");
     assert_eq!((&line["route"], &line["upstream"]), (&"any".into(), &"sites".into()));
-    world.reload(&upstream("check = { kind = \"tcp\", every = \"100ms\", fall = 1 }"));
+    world.reload(&upstream("check = { kind = \"tcp\", interval = \"100ms\", fall = 1 }"));
     world.wait("it to be down", |world| {
         world.begin(b"x");
         !world.lines("reason", "upstream_down").is_empty()
@@ -71,7 +71,7 @@ fn a_connection_without_a_reachable_endpoint_is_closed_and_logged() {
 #[test]
 fn connections_are_closed_on_failover_and_on_failback() {
     let [a, b] = pair();
-    let mut world = World::with(&balancer(&a, &b, "close-over = \"300ms\""));
+    let mut world = World::with(&balancer(&a, &b, "close-spread = \"300ms\""));
     let mut old = world.begin_at(&a, b"x");
     old.is_alive();
     a.set_ready(false);
@@ -96,7 +96,7 @@ fn connections_are_closed_on_failover_and_on_failback() {
 #[test]
 fn connections_are_kept_on_failover_if_configured() {
     let [a, b] = pair();
-    let more = "on-down = \"keep\"\non-return = \"keep\"\nclose-over = \"0s\"";
+    let more = "on-failover = \"keep\"\non-failback = \"keep\"\nclose-spread = \"0s\"";
     let mut world = World::with(&balancer(&a, &b, more));
     let mut old = world.begin_at(&a, b"x");
     a.set_ready(false);
@@ -106,7 +106,7 @@ fn connections_are_kept_on_failover_if_configured() {
     old.is_alive();
     there.is_alive();
     // After the reload connections are closed again, but the one to the primary site may stay.
-    world.reload(&balancer(&a, &b, "close-over = \"0s\""));
+    world.reload(&balancer(&a, &b, "close-spread = \"0s\""));
     assert_eq!(there.rest(), b"");
     old.is_alive();
 }
@@ -114,7 +114,7 @@ fn connections_are_kept_on_failover_if_configured() {
 #[test]
 fn connections_stay_while_no_other_endpoint_is_up() {
     let [a, b] = pair();
-    let mut world = World::with(&balancer(&a, &b, "close-over = \"0s\""));
+    let mut world = World::with(&balancer(&a, &b, "close-spread = \"0s\""));
     b.set_ready(false);
     world.wait("b to be down", |world| {
         world.output_of(&["status"], 0).lines().any(|line| line.contains("down"))
@@ -134,7 +134,7 @@ fn connections_stay_while_no_other_endpoint_is_up() {
 #[test]
 fn a_draining_endpoint_keeps_its_connections() {
     let [a, b] = pair();
-    let mut world = World::with(&balancer(&a, &b, "close-over = \"0s\""));
+    let mut world = World::with(&balancer(&a, &b, "close-spread = \"0s\""));
     let mut old = world.begin_at(&a, b"x");
     world.output_of(&["endpoint", "drain", "sites", &a.address.to_string()], 0);
     world.output_of(&["endpoint", "drain", "sites", &b.address.to_string()], 0);
@@ -148,7 +148,7 @@ fn a_draining_endpoint_keeps_its_connections() {
 #[test]
 fn maintenance_closes_open_connections_and_draining_does_not() {
     let [a, b] = pair();
-    let mut world = World::with(&balancer(&a, &b, "close-over = \"0s\""));
+    let mut world = World::with(&balancer(&a, &b, "close-spread = \"0s\""));
     let mut old = world.begin_at(&a, b"x");
     world.output_of(&["endpoint", "drain", "sites", &a.address.to_string()], 0);
     wait_for_new_connections_at(&mut world, &b);

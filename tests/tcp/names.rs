@@ -80,7 +80,7 @@ type Case = (&'static str, Vec<u8>, &'static [u8]);
 #[test]
 fn connections_without_a_route_are_rejected_with_a_reason() {
     let [a, b] = sites(["a", "b"]);
-    let mut world = World::with(&by_name(&a, &b, "timeouts = { hello = \"1s\" }"));
+    let mut world = World::with(&by_name(&a, &b, "timeouts = { client-hello = \"1s\" }"));
     let cases: [Case; 7] = [
         ("tcp_sni_unknown", hello("chat.example.net"), &UNRECOGNIZED_NAME),
         ("tcp_sni_unknown", hello("a.chat.example.com"), &UNRECOGNIZED_NAME),

@@ -17,7 +17,7 @@ fn endpoints_receive_the_client_and_checks_send_local_headers() {
     let [a] = sites(["a"]);
     let text = format!(
         "[upstream.sites]\n{}\nproxy-protocol = \"v2\"\n\
-         check = {{ path = \"{READY}\", every = \"100ms\", port = {}, proxy-protocol = true }}\n\
+         check = {{ path = \"{READY}\", interval = \"100ms\", port = {}, proxy-protocol = true }}\n\
          [tcp.edge]\nlistener = [{{ listen = \"LISTEN\" }}]\n\
          route = [{{ server-names = [\"chat.example.com\"], upstream = \"sites\" }}]",
         endpoints(&a),

@@ -41,8 +41,8 @@ pub(crate) fn endpoints(site: &Site) -> String {
 pub(crate) fn two_sites(first: &Site, second: &Site) -> String {
     format!(
         "{}\nbackup = [\"http://{}\"]\n\
-         check = {{ path = \"{READY}\", every = \"100ms\", rise = 1, fall = 2, port = {} }}\n\
-         fail-over = {{ return-after = \"100ms\" }}",
+         check = {{ path = \"{READY}\", interval = \"100ms\", rise = 1, fall = 2, port = {} }}\n\
+         failover = {{ failback-after = \"100ms\" }}",
         endpoints(first),
         second.address,
         first.health.port(),

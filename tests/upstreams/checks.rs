@@ -6,7 +6,7 @@ use crate::world::{World, listed, origins};
 fn checked(endpoints: &str) -> String {
     format!(
         "endpoints = [{endpoints}]\n\
-         check = {{ path = \"{HEALTH}\", every = \"100ms\", timeout = \"1s\", rise = 2, fall = 2 }}"
+         check = {{ path = \"{HEALTH}\", interval = \"100ms\", timeout = \"1s\", rise = 2, fall = 2 }}"
     )
 }
 

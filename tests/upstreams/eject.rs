@@ -8,7 +8,7 @@ use crate::world::{World, listed, origins};
 #[test]
 fn an_unreachable_endpoint_is_ejected_until_one_request_succeeds() {
     let [mut a, b] = origins(["a", "b"]);
-    let eject = "eject = { time = \"300ms\", longest = \"300ms\" }";
+    let eject = "eject = { base-time = \"300ms\", max-time = \"300ms\" }";
     let mut world = World::with(&format!("endpoints = [{}]\n{eject}", listed(&[&a, &b])));
     world.get("/1").is_from(&a);
     a.kill();
@@ -24,7 +24,7 @@ fn an_unreachable_endpoint_is_ejected_until_one_request_succeeds() {
 #[test]
 fn statuses_eject_an_endpoint_if_configured() {
     let [a, b] = origins(["a", "b"]);
-    let eject = "eject = { on = [\"5xx\"], errors = 3, time = \"200ms\", longest = \"200ms\" }";
+    let eject = "eject = { failure-kinds = [\"5xx\"], count = 3, base-time = \"200ms\", max-time = \"200ms\" }";
     let mut world = World::with(&format!("endpoints = [{}]\n{eject}", listed(&[&a, &b])));
     a.answer(503);
     for _ in 0..3 {
@@ -40,7 +40,7 @@ fn statuses_eject_an_endpoint_if_configured() {
 #[test]
 fn resets_eject_an_endpoint_and_requests_are_not_repeated() {
     let [a, b] = origins(["a", "b"]);
-    let eject = "eject = { on = [\"reset\"], errors = 2 }";
+    let eject = "eject = { failure-kinds = [\"reset\"], count = 2 }";
     let world = World::with(&format!("endpoints = [{}]\n{eject}", listed(&[&a, &b])));
     a.answer(0);
     for target in ["/w1", "/w2"] {
@@ -55,7 +55,8 @@ fn resets_eject_an_endpoint_and_requests_are_not_repeated() {
 #[test]
 fn the_last_endpoint_is_never_ejected() {
     let [a] = origins(["a"]);
-    let eject = "eject = { on = [\"5xx\", \"reset\"], time = \"1h\", longest = \"1h\" }";
+    let eject =
+        "eject = { failure-kinds = [\"5xx\", \"reset\"], base-time = \"1h\", max-time = \"1h\" }";
     let world = World::with(&format!("endpoints = [{}]\n{eject}", listed(&[&a])));
     a.answer(500);
     for _ in 0..5 {
@@ -68,7 +69,7 @@ fn the_last_endpoint_is_never_ejected() {
 #[test]
 fn timeouts_eject_an_endpoint_if_configured() {
     let [a, b] = origins(["a", "b"]);
-    let more = "eject = { on = [\"timeout\"] }\nfirst-byte-timeout = \"200ms\"";
+    let more = "eject = { failure-kinds = [\"timeout\"] }\nfirst-byte-timeout = \"200ms\"";
     let world = World::with(&format!("endpoints = [{}]\n{more}", listed(&[&a, &b])));
     a.take(Duration::from_secs(2));
     assert_eq!(world.get("/1").field("gateway-reason"), Some("upstream_first_byte_timeout"));
@@ -78,7 +79,7 @@ fn timeouts_eject_an_endpoint_if_configured() {
 #[test]
 fn a_request_is_not_retried_without_a_retry_budget() {
     let [mut a, b] = origins(["a", "b"]);
-    let more = "retries = 0\neject = { on = [] }";
+    let more = "retries-per-second = 0\neject = { failure-kinds = [] }";
     let world = World::with(&format!("endpoints = [{}]\n{more}", listed(&[&a, &b])));
     a.kill();
     assert_eq!(world.get("/").field("gateway-reason"), Some("upstream_connect_failed"));

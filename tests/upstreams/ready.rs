@@ -11,7 +11,7 @@ fn a_site_is_ready_only_while_a_primary_endpoint_is_up() {
     a.kill();
     let upstream = format!(
         "endpoints = [{}]\nbackup = [{}]\n\
-         check = {{ path = \"{HEALTH}\", every = \"100ms\", rise = 1, fall = 2 }}",
+         check = {{ path = \"{HEALTH}\", interval = \"100ms\", rise = 1, fall = 2 }}",
         listed(&[&a]),
         listed(&[&b])
     );
@@ -30,7 +30,7 @@ fn a_site_is_not_ready_before_the_first_good_check() {
     let [a] = origins(["a"]);
     a.set_healthy(false);
     let upstream = format!(
-        "endpoints = [{}]\ncheck = {{ path = \"{HEALTH}\", every = \"1h\", fall = 100 }}",
+        "endpoints = [{}]\ncheck = {{ path = \"{HEALTH}\", interval = \"1h\", fall = 100 }}",
         listed(&[&a])
     );
     let world = World::ready_with(&upstream, ROUTE, 200);
@@ -43,7 +43,7 @@ fn the_admin_listener_reports_the_same_readiness() {
     let [mut a] = origins(["a"]);
     a.kill();
     let upstream = format!(
-        "endpoints = [{}]\ncheck = {{ kind = \"tcp\", every = \"100ms\", rise = 1, fall = 2 }}",
+        "endpoints = [{}]\ncheck = {{ kind = \"tcp\", interval = \"100ms\", rise = 1, fall = 2 }}",
         listed(&[&a])
     );
     let mut world = World::ready_with(&upstream, "ready = [\"stage\"]---", 503);

@@ -1,5 +1,5 @@
 //! Two sites: backups are used only while no primary endpoint is up, and for the time of
-//! `return-after` afterwards.
+//! `failback-after` afterwards.
 
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use crate::world::{World, listed, origins};
 fn sites(primary: &str, backup: &str, more: &str) -> String {
     format!(
         "endpoints = [{primary}]\nbackup = [{backup}]\n{more}\n\
-         check = {{ path = \"{HEALTH}\", every = \"100ms\", rise = 1, fall = 2 }}"
+         check = {{ path = \"{HEALTH}\", interval = \"100ms\", rise = 1, fall = 2 }}"
     )
 }
 
-const RETURN: &str = "fail-over = { return-after = \"1500ms\" }";
+const RETURN: &str = "failover = { failback-after = \"1500ms\" }";
 
 #[test]
 fn an_upstream_fails_over_and_back_after_a_stable_time() {
@@ -53,7 +53,7 @@ fn an_upstream_fails_over_and_back_after_a_stable_time() {
 #[test]
 fn failed_connects_cause_a_failover_before_the_checks_do() {
     let [mut a, b] = origins(["a", "b"]);
-    let upstream = sites(&listed(&[&a]), &listed(&[&b]), "fail-over = { failures = 2 }");
+    let upstream = sites(&listed(&[&a]), &listed(&[&b]), "failover = { failures = 2 }");
     let mut world = World::with(&upstream.replace("100ms", "1h"));
     world.until(&b, "up");
     a.kill();
@@ -83,16 +83,16 @@ fn clients_get_a_503_when_both_sites_are_down() {
 #[test]
 fn only_a_command_fails_back_if_configured() {
     let [mut a, b] = origins(["a", "b"]);
-    let never = "fail-over = { return-after = \"never\" }";
+    let never = "failover = { failback-after = \"never\" }";
     let mut world = World::with(&sites(&listed(&[&a]), &listed(&[&b]), never));
-    let refused = world.command(&["endpoint", "return", "stage"]);
+    let refused = world.command(&["endpoint", "failback", "stage"]);
     assert_eq!(refused.status.code(), Some(1));
     a.kill();
     world.wait("b to take over", |world| world.get("/").body == "b");
     a.revive();
     world.until(&a, "up");
     world.get("/").is_from(&b);
-    assert!(world.command(&["endpoint", "return", "stage"]).status.success());
+    assert!(world.command(&["endpoint", "failback", "stage"]).status.success());
     world.wait("a to be used again", |world| world.get("/").body == "a");
 }
 
@@ -112,7 +112,7 @@ fn the_active_tier_survives_a_reload() {
     let mut world = World::with(&sites(&listed(&[&a]), &listed(&[&b]), RETURN));
     a.kill();
     world.wait("b to take over", |world| world.get("/").body == "b");
-    let never = "fail-over = { return-after = \"never\" }";
+    let never = "failover = { failback-after = \"never\" }";
     world.write(&sites(&listed(&[&a]), &listed(&[&b]), never), "");
     world.reload();
     a.revive();

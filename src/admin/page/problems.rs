@@ -81,7 +81,7 @@ fn peer(peer: &DriftPeer) -> Option<PageProblem> {
         PeerState::Waiting | PeerState::Alike => return None,
         PeerState::Differs => (
             format!("Gateway {name} differs from this one: {count} differences."),
-            "`app-gateway drift` names them; list intended differences in `differs`.",
+            "`app-gateway drift` names them; list intended differences in `ignore`.",
         ),
         PeerState::Clock => (
             format!("Gateway {name} cannot be compared: {}.", peer.detail),

@@ -219,10 +219,10 @@ impl EgressExplanation<'_> {
             "connect {}, silence {}, at most {}",
             display_duration(timeouts.connect),
             display_duration(timeouts.idle),
-            if timeouts.total.is_zero() {
+            if timeouts.max_lifetime.is_zero() {
                 "any time".to_owned()
             } else {
-                display_duration(timeouts.total)
+                display_duration(timeouts.max_lifetime)
             }
         );
         if rule.settings.rate > 0 {

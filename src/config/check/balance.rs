@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::config::checked::{AdminState, Balance, Eject, Endpoint, FailOver, Gateway};
+use crate::config::checked::{AdminState, Balance, Eject, Endpoint, Failover, Gateway};
 use crate::config::file::{BalanceFile, UpstreamFile, Written};
 use crate::config::problem::Problem;
 use crate::config::wording;
@@ -148,26 +148,26 @@ impl Checker<'_> {
             reset: false,
             timeout: false,
             statuses: Vec::new(),
-            errors: self.number_u32(file.and_then(|f| f.errors.as_ref()), 1, 1..=100_000),
+            count: self.number_u32(file.and_then(|f| f.count.as_ref()), 1, 1..=100_000),
             window: self.duration(
                 file.and_then(|f| f.window.as_ref()),
                 10 * SECOND,
                 100 * MILLISECOND..=HOUR,
             ),
-            time: self.duration(
-                file.and_then(|f| f.time.as_ref()),
+            base_time: self.duration(
+                file.and_then(|f| f.base_time.as_ref()),
                 5 * SECOND,
                 100 * MILLISECOND..=HOUR,
             ),
-            longest: self.duration(
-                file.and_then(|f| f.longest.as_ref()),
+            max_time: self.duration(
+                file.and_then(|f| f.max_time.as_ref()),
                 30 * SECOND,
                 100 * MILLISECOND..=value::HOURS_24,
             ),
-            most: self.number_u32(file.and_then(|f| f.most.as_ref()), 50, 1..=100),
+            max_percent: self.number_u32(file.and_then(|f| f.max_percent.as_ref()), 50, 1..=100),
         };
-        eject.longest = eject.longest.max(eject.time);
-        match file.and_then(|file| file.on.as_ref()) {
+        eject.max_time = eject.max_time.max(eject.base_time);
+        match file.and_then(|file| file.failure_kinds.as_ref()) {
             None => (eject.connect, eject.tls) = (true, true),
             Some(list) => {
                 for written in &list.value {
@@ -204,8 +204,8 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) fn fail_over(&mut self, body: &UpstreamFile) -> FailOver {
-        let file = body.fail_over.as_ref();
+    pub(super) fn failover(&mut self, body: &UpstreamFile) -> Failover {
+        let file = body.failover.as_ref();
         if let Some(written) = file.filter(|_| body.backup.is_none()) {
             let message = "there is nothing to fail over to";
             self.found.push(
@@ -215,12 +215,12 @@ impl Checker<'_> {
             );
         }
         let file = file.map(|written| &written.value);
-        let after = file.and_then(|file| file.return_after.as_ref());
+        let after = file.and_then(|file| file.failback_after.as_ref());
         let never = after.is_some_and(|written| written.value == "never");
         let after = after.filter(|_| !never);
-        FailOver {
+        Failover {
             failures: self.number_u32(file.and_then(|f| f.failures.as_ref()), 3, 1..=1_000_000),
-            return_after: (!never)
+            failback_after: (!never)
                 .then(|| self.duration(after, 60 * SECOND, 100 * MILLISECOND..=value::HOURS_24)),
         }
     }

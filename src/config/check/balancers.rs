@@ -4,7 +4,7 @@
 //! connections.
 
 use crate::config::checked::{ProxyProtocol, UnlistedPeers};
-use crate::config::file::{OthersFile, ProxyProtocolFile, Written};
+use crate::config::file::{ProxyProtocolFile, UnlistedFile, Written};
 use crate::config::problem::Problem;
 
 use super::Checker;
@@ -48,10 +48,10 @@ impl Checker<'_> {
             }
             from.push(network);
         }
-        let others = match file.others.as_ref().map(|written| written.value) {
-            Some(OthersFile::Direct) => UnlistedPeers::Direct,
-            Some(OthersFile::Refuse) | None => UnlistedPeers::Refuse,
+        let unlisted = match file.unlisted.as_ref().map(|written| written.value) {
+            Some(UnlistedFile::Direct) => UnlistedPeers::Direct,
+            Some(UnlistedFile::Refuse) | None => UnlistedPeers::Refuse,
         };
-        good.then_some(Some(ProxyProtocol { from, others }))
+        good.then_some(Some(ProxyProtocol { from, unlisted }))
     }
 }

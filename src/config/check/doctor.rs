@@ -41,7 +41,7 @@ impl Checker<'_> {
             timeout: self.duration(body.timeout.as_ref(), 5 * second, second / 10..=60 * second),
             fqdn: body.fqdn.as_ref().and_then(|written| self.fqdn(written)),
             public_port: u16::try_from(port).unwrap_or(443),
-            public: self.public(&body.public, profiles),
+            public_profiles: self.public_profiles(&body.public_profiles, profiles),
             proxy: body.proxy.as_ref().and_then(|written| self.target(written, 3128)),
             platforms: match &body.platforms {
                 Some(_) => self.targets(&body.platforms, 443),
@@ -80,7 +80,7 @@ impl Checker<'_> {
         None
     }
 
-    fn public(&mut self, list: &List, profiles: &[&str]) -> Vec<String> {
+    fn public_profiles(&mut self, list: &List, profiles: &[&str]) -> Vec<String> {
         let Some(list) = list else { return vec!["internet".to_owned()] };
         for written in &list.value {
             if !profiles.contains(&written.value.as_str()) {

@@ -56,11 +56,11 @@ impl Checker<'_> {
                     .with_help("name an upstream whose endpoint is the other gateway, or take the table out"),
             );
         }
-        let differs = file.differs.iter().flat_map(|list| &list.value);
-        let differs = differs.map(|one| (one.value.clone(), self.place(one))).collect();
+        let ignore = file.ignore.iter().flat_map(|list| &list.value);
+        let ignore = ignore.map(|one| (one.value.clone(), self.place(one))).collect();
         let (path, host) = self.asked(file);
-        let every = self.duration(file.every.as_ref(), DEFAULT_INTERVAL, INTERVALS);
-        Some(Drift { peers, path, host, every, differs })
+        let interval = self.duration(file.interval.as_ref(), DEFAULT_INTERVAL, INTERVALS);
+        Some(Drift { peers, path, host, interval, ignore })
     }
 
     /// Path and `Host`, which are copied unchanged into a request head.

@@ -279,7 +279,11 @@ impl Checker<'_> {
             ),
             tunnels: self.count(of(|f| &f.tunnels), 10_000, 1..=1_000_000),
             tunnels_per_client: self.count(of(|f| &f.tunnels_per_client), 500, 1..=1_000_000),
-            new_per_second: self.number(of(|f| &f.new_per_second), 50, 0..=1_000_000),
+            request_rate_per_client: self.number(
+                of(|f| &f.request_rate_per_client),
+                50,
+                0..=1_000_000,
+            ),
             rate_per_client: self.rate(file.and_then(|file| file.rate_per_client.as_ref())),
             header_size: usize::try_from(header_size).unwrap_or(16 << 10),
             header_count: self.count(of(|f| &f.header_count), 100, 1..=256),
@@ -312,9 +316,13 @@ impl Checker<'_> {
             header: self.timeout(of(|f| &f.header), 10, minutes),
             keep_alive: self.timeout(of(|f| &f.keep_alive), 75, HOUR),
             connect: self.timeout(of(|f| &f.connect), 10, minutes),
-            hello: self.timeout(of(|f| &f.hello), 10, minutes),
+            client_hello: self.timeout(of(|f| &f.client_hello), 10, minutes),
             idle: self.timeout(of(|f| &f.idle), 600, HOURS_24),
-            total: self.duration(of(|f| &f.total), HOURS_24, Duration::ZERO..=7 * HOURS_24),
+            max_lifetime: self.duration(
+                of(|f| &f.max_lifetime),
+                HOURS_24,
+                Duration::ZERO..=7 * HOURS_24,
+            ),
             first_byte: self.timeout(of(|f| &f.first_byte), 60, HOUR),
         }
     }

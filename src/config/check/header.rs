@@ -1,6 +1,6 @@
 //! Response fields, and origins that may frame a page.
 //!
-//! `framed-by` sets two fields, `X-Frame-Options` for old browsers and `frame-ancestors` of
+//! `frame-ancestors` sets two fields, `X-Frame-Options` for old browsers and `frame-ancestors` of
 //! `Content-Security-Policy` for new ones, so that they agree.
 //!
 //! Produces one list per route; later settings take precedence. Fields that belong to the
@@ -12,7 +12,7 @@ use http::header::{CONTENT_SECURITY_POLICY, X_FRAME_OPTIONS};
 use http::{HeaderName, HeaderValue};
 
 use crate::config::checked::ResponseHeader;
-use crate::config::file::{FramedBy, RouteFile, SpannedFields, Written};
+use crate::config::file::{FrameAncestors, RouteFile, SpannedFields, Written};
 use crate::config::problem::{Problem, Span};
 
 use super::Checker;
@@ -37,6 +37,10 @@ const GATEWAY_FIELDS: [&str; 2] = ["gateway-reason", "x-request-id"];
 /// Request fields that the gateway writes or interprets itself; `_` counts as `-`.
 const OF_THE_REQUEST: [&str; 7] =
     ["host", "expect", "forwarded", "x-real-ip", "x-original-uri", "traceparent", "tracestate"];
+
+/// Former values of `frame-ancestors`, and those of the field with quotes, and the present ones.
+const RENAMED_FRAME_VALUES: [(&str, &str); 4] =
+    [("nobody", "none"), ("anyone", "*"), ("'none'", "none"), ("'self'", "self")];
 
 impl Checker<'_> {
     /// The names of one `pass-request-headers` list.
@@ -130,13 +134,13 @@ impl Checker<'_> {
     }
 
     /// The fields of a route's responses: the profile's, overridden by the route's, then by
-    /// `framed-by`.
+    /// `frame-ancestors`.
     pub(super) fn route_fields(
         &mut self,
         route: &RouteFile,
         profile: &Arc<[ResponseHeader]>,
     ) -> Arc<[ResponseHeader]> {
-        if route.response_headers.is_none() && route.framed_by.is_none() {
+        if route.response_headers.is_none() && route.frame_ancestors.is_none() {
             return Arc::clone(profile);
         }
         let mut fields = profile.to_vec();
@@ -149,51 +153,57 @@ impl Checker<'_> {
         };
         let rival = own.iter().find(|field| speaks_of_frames(field));
         if let (Some(rival), Some(framed), Some(headers)) =
-            (rival, &route.framed_by, &route.response_headers)
+            (rival, &route.frame_ancestors, &route.response_headers)
         {
             let message = format!(
-                "`framed-by` and `{}` both set the origins that may frame this page",
+                "`frame-ancestors` and `{}` both set the origins that may frame this page",
                 rival.name
             );
             self.found.push(
                 Problem::error("route.framed-twice", self.place(framed), message)
                     .with_label("this sets X-Frame-Options and frame-ancestors")
                     .with_related(self.place(headers), "and so does this")
-                    .with_help("keep `framed-by`, and leave frames out of `response-headers`"),
+                    .with_help(
+                        "keep `frame-ancestors`, and leave frames out of `response-headers`",
+                    ),
             );
         }
         for field in own {
             set(&mut fields, field.name, field.value);
         }
-        if let Some(frame) = route.framed_by.as_ref().and_then(|framed| self.frame(framed)) {
+        if let Some(frame) = route.frame_ancestors.as_ref().and_then(|framed| self.frame(framed)) {
             frame.apply(&mut fields);
         }
         fields.into()
     }
 
-    fn frame(&mut self, written: &Written<FramedBy>) -> Option<FrameOptions> {
+    fn frame(&mut self, written: &Written<FrameAncestors>) -> Option<FrameOptions> {
         let origins = match &written.value {
-            FramedBy::Word(word) => match word.as_str() {
-                "nobody" => return Some(FrameOptions::of(Some("DENY"), "'none'")),
+            FrameAncestors::Word(word) => match word.as_str() {
+                "none" => return Some(FrameOptions::of(Some("DENY"), "'none'")),
                 "self" => return Some(FrameOptions::of(Some("SAMEORIGIN"), "'self'")),
-                "anyone" => return Some(FrameOptions { options: None, ancestors: None }),
+                "*" => return Some(FrameOptions { options: None, ancestors: None }),
                 _ => {
-                    let message = format!("`{word}` is not a value of `framed-by`");
-                    let help = if word.contains("://") {
-                        format!("for an origin write a list: `framed-by = [\"{word}\"]`")
+                    let message = format!("`{word}` is not a value of `frame-ancestors`");
+                    let help = if let Some((_, now)) =
+                        RENAMED_FRAME_VALUES.iter().find(|(old, _)| old == word)
+                    {
+                        format!("write `frame-ancestors = \"{now}\"`")
+                    } else if word.contains("://") {
+                        format!("for an origin write a list: `frame-ancestors = [\"{word}\"]`")
                     } else {
-                        "or a list of origins: `framed-by = [\"https://finesse.example.com:8445\"]`"
+                        "or a list of origins: `frame-ancestors = [\"https://finesse.example.com:8445\"]`"
                             .to_owned()
                     };
                     self.found.push(
                         Problem::error("route.framed-by", self.place(written), message)
-                            .with_label("\"nobody\", \"self\" or \"anyone\"")
+                            .with_label("\"none\", \"self\" or \"*\"")
                             .with_help(help),
                     );
                     return None;
                 }
             },
-            FramedBy::Origins(origins) => origins,
+            FrameAncestors::Origins(origins) => origins,
         };
         if origins.is_empty() && !self.found.is_damaged(self.place(written)) {
             self.found.push(
@@ -202,8 +212,8 @@ impl Checker<'_> {
                     self.place(written),
                     "the list of origins is empty",
                 )
-                .with_label("nobody, or anyone?")
-                .with_help("for none at all write `framed-by = \"nobody\"`"),
+                .with_label("an empty list")
+                .with_help("to forbid frames write `frame-ancestors = \"none\"`"),
             );
         }
         let mut good = true;

@@ -47,7 +47,7 @@ impl Checker<'_> {
         if !matches!(kind, CheckKind::Http { .. }) {
             self.needless(file);
         }
-        let every = self.duration(file.every.as_ref(), DEFAULT_INTERVAL, MIN_INTERVAL..=HOUR);
+        let interval = self.duration(file.interval.as_ref(), DEFAULT_INTERVAL, MIN_INTERVAL..=HOUR);
         let timeout = self.duration(
             file.timeout.as_ref(),
             DEFAULT_TIMEOUT,
@@ -61,7 +61,7 @@ impl Checker<'_> {
                 || upstream.proxy_protocol.is_some() && file.port.is_none(),
                 |written| written.value,
             ),
-            every,
+            interval,
             timeout,
             rise: self.number_u32(file.rise.as_ref(), 2, 1..=100),
             fall: self.number_u32(file.fall.as_ref(), 3, 1..=100),
@@ -190,7 +190,7 @@ fn connecting(announces: bool) -> HealthCheck {
         port: None,
         plain: false,
         announces,
-        every: DEFAULT_INTERVAL,
+        interval: DEFAULT_INTERVAL,
         timeout: DEFAULT_TIMEOUT,
         rise: 2,
         fall: 3,

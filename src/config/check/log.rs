@@ -7,8 +7,8 @@ use crate::config::checked::{
     AccessLog, LogFormat, LogLevel, LogRotation, LogTarget, OperationalLog,
 };
 use crate::config::file::{
-    AccessLogFile, AccessLogTable, GatewayFile, LevelFile, LineFile, Rotate, RotateFile, VoiceFile,
-    Written,
+    AccessLogFile, AccessLogFormatFile, AccessLogTable, GatewayFile, LevelFile, LogFormatFile,
+    Rotate, RotateFile, Written,
 };
 use crate::config::problem::{Problem, Span};
 
@@ -35,7 +35,7 @@ pub(super) fn logging(body: &GatewayFile) -> OperationalLog {
         Some(LevelFile::Debug) => LogLevel::Debug,
         Some(LevelFile::Trace) => LogLevel::Trace,
     };
-    let json = matches!(&body.log_format, Some(Written { value: VoiceFile::Json, .. }));
+    let json = matches!(&body.log_format, Some(Written { value: LogFormatFile::Json, .. }));
     OperationalLog { level, json }
 }
 
@@ -69,9 +69,9 @@ impl Checker<'_> {
             }
         }
         let format = match table.format.as_ref().map(|format| format.value) {
-            None | Some(LineFile::Json) => LogFormat::Json,
-            Some(LineFile::Ecs) => LogFormat::Ecs,
-            Some(LineFile::Combined) => LogFormat::Combined,
+            None | Some(AccessLogFormatFile::Json) => LogFormat::Json,
+            Some(AccessLogFormatFile::Ecs) => LogFormat::Ecs,
+            Some(AccessLogFormatFile::Combined) => LogFormat::Combined,
         };
         let names = table.mask.iter().flat_map(|list| &list.value);
         let mask = names.map(|name| self.mask(name)).collect();

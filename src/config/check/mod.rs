@@ -45,13 +45,13 @@ const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 /// Default of `upgrade-timeout`: a working day.
 const DEFAULT_UPGRADE_DRAIN: Duration = Duration::from_secs(12 * 3600);
 
-/// Default of `ticket-epoch`. A gateway whose clock is fast can issue tickets that are accepted for
+/// Default of `ticket-key-lifetime`. A gateway whose clock is fast can issue tickets that are accepted for
 /// nearly three times as long, which must stay below the 7 days of RFC 8446 section 4.6.1.
 const DEFAULT_TICKET_EPOCH: Duration = Duration::from_secs(8 * 3600);
 const TICKET_EPOCHS: RangeInclusive<Duration> =
     Duration::from_secs(60)..=Duration::from_secs(48 * 3600);
 
-/// Default of `resolve-every`.
+/// Default of `resolve-interval`.
 const DEFAULT_RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 const RESOLVE_INTERVALS: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(3600);
@@ -123,7 +123,7 @@ pub(super) fn check(shaped: &ParsedFiles, dir: &Path, found: &mut Findings) -> C
     for id in ready.iter().chain(profiles.iter().flat_map(ready::required_upstreams)) {
         check.unchecked(upstreams.get(id.0));
     }
-    let public = doctor.public.as_slice();
+    let public = doctor.public_profiles.as_slice();
     check.public_self_tests(&profiles, public);
     let forward = check.forward(&shaped.forward, &mut certificate_names);
     check.clashing_addresses(shaped);
@@ -297,7 +297,7 @@ impl Checker<'_> {
             access_log: self.access_log(body.access_log.as_ref()),
             logging: log::logging(body),
             trace_context: body.trace_context.as_ref().is_none_or(|on| on.value),
-            socket_io_lens: body.socket_io_lens.as_ref().is_none_or(|on| on.value),
+            socket_io_tracking: body.socket_io_tracking.as_ref().is_none_or(|on| on.value),
             drain_timeout: self.duration(
                 body.drain_timeout.as_ref(),
                 DEFAULT_DRAIN,
@@ -314,13 +314,13 @@ impl Checker<'_> {
                 let (file, place) = (self.readable(written, "shared secret")?, self.place(written));
                 Some(NamedFile { file, place })
             }),
-            ticket_epoch: self.duration(
-                body.ticket_epoch.as_ref(),
+            ticket_key_lifetime: self.duration(
+                body.ticket_key_lifetime.as_ref(),
                 DEFAULT_TICKET_EPOCH,
                 TICKET_EPOCHS,
             ),
-            resolve_every: self.duration(
-                body.resolve_every.as_ref(),
+            resolve_interval: self.duration(
+                body.resolve_interval.as_ref(),
                 DEFAULT_RESOLVE_INTERVAL,
                 RESOLVE_INTERVALS,
             ),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 use crate::config::checked::{Action, PathPattern, ResponseHeader, Route, UpstreamId};
-use crate::config::file::{RouteFile, Written};
+use crate::config::file::{RouteFile, RouteModeFile, Written};
 use crate::config::problem::{Problem, Span};
 use crate::config::wording;
 
@@ -79,7 +79,7 @@ impl Checker<'_> {
             allow_encoded_slash: yes(file.allow_encoded_slash.as_ref(), false),
             allow_empty_segments: yes(file.allow_empty_segments.as_ref(), false),
             allow_path_parameters: yes(file.allow_path_parameters.as_ref(), false),
-            report_only: yes(file.report_only.as_ref(), false),
+            report_only: file.mode.as_ref().is_some_and(|mode| mode.value == RouteModeFile::Report),
             first_byte_timeout,
             response_headers,
             pass_request_headers,
@@ -326,7 +326,7 @@ impl Checker<'_> {
             key(self, "allow-encoded-slash", file.allow_encoded_slash.as_ref()),
             key(self, "allow-empty-segments", file.allow_empty_segments.as_ref()),
             key(self, "allow-path-parameters", file.allow_path_parameters.as_ref()),
-            key(self, "report-only", file.report_only.as_ref()),
+            key(self, "mode", file.mode.as_ref()),
             key(self, "first-byte-timeout", file.first_byte_timeout.as_ref()),
             key(self, "pass-request-headers", file.pass_request_headers.as_ref()),
         ];
@@ -334,7 +334,7 @@ impl Checker<'_> {
         let fields = self_test::enabled(file).map(|_| {
             [
                 key(self, "response-headers", file.response_headers.as_ref()),
-                key(self, "framed-by", file.framed_by.as_ref()),
+                key(self, "frame-ancestors", file.frame_ancestors.as_ref()),
             ]
         });
         let keys = keys.into_iter().chain(fields.into_iter().flatten());

@@ -12,7 +12,7 @@ use crate::config::checked::{
     OnEndpointChange, Tcp, TcpLimits, TcpListener, TcpRoute, TcpTimeouts, UpstreamId,
 };
 use crate::config::deserialize::NamedTable;
-use crate::config::file::{FateFile, ProfileFile, TcpFile, TcpRouteFile, Written};
+use crate::config::file::{OnEndpointChangeFile, ProfileFile, TcpFile, TcpRouteFile, Written};
 use crate::config::problem::{Problem, Span};
 
 use super::value::HOURS_24;
@@ -89,10 +89,10 @@ impl Checker<'_> {
             place: item.place,
             clients,
             access_log: body.access_log.as_ref().is_none_or(|on| on.value),
-            on_down: fate(body.on_down.as_ref()),
-            on_return: fate(body.on_return.as_ref()),
-            close_over: self.duration(
-                body.close_over.as_ref(),
+            on_failover: fate(body.on_failover.as_ref()),
+            on_failback: fate(body.on_failback.as_ref()),
+            close_spread: self.duration(
+                body.close_spread.as_ref(),
                 10 * SECOND,
                 Duration::ZERO..=Duration::from_mins(10),
             ),
@@ -109,10 +109,14 @@ impl Checker<'_> {
                 ),
             },
             timeouts: TcpTimeouts {
-                hello: self.timeout(timeouts.and_then(|t| t.hello.as_ref()), 10, 300 * SECOND),
+                client_hello: self.timeout(
+                    timeouts.and_then(|t| t.client_hello.as_ref()),
+                    10,
+                    300 * SECOND,
+                ),
                 idle: self.duration(idle, 600 * SECOND, SECOND..=7 * HOURS_24),
-                total: self.duration(
-                    timeouts.and_then(|t| t.total.as_ref()),
+                max_lifetime: self.duration(
+                    timeouts.and_then(|t| t.max_lifetime.as_ref()),
                     Duration::ZERO,
                     Duration::ZERO..=7 * HOURS_24,
                 ),
@@ -247,9 +251,9 @@ fn name_of(file: &TcpRouteFile) -> &str {
     file.name.as_ref().or(first).map_or(CATCH_ALL_NAME, |written| &written.value)
 }
 
-fn fate(written: Option<&Written<FateFile>>) -> OnEndpointChange {
+fn fate(written: Option<&Written<OnEndpointChangeFile>>) -> OnEndpointChange {
     match written.map(|written| written.value) {
-        None | Some(FateFile::Close) => OnEndpointChange::Close,
-        Some(FateFile::Keep) => OnEndpointChange::Keep,
+        None | Some(OnEndpointChangeFile::Close) => OnEndpointChange::Close,
+        Some(OnEndpointChangeFile::Keep) => OnEndpointChange::Keep,
     }
 }

@@ -92,12 +92,16 @@ impl Checker<'_> {
                 .sticky_cookie
                 .as_ref()
                 .and_then(|name| self.sticky_cookie_name(name, gateway)),
-            retries: self.number_u32(body.retries.as_ref(), 100, 0..=1_000_000),
+            retries_per_second: self.number_u32(
+                body.retries_per_second.as_ref(),
+                100,
+                0..=1_000_000,
+            ),
             eject: self.eject(body),
-            fail_over: self.fail_over(body),
-            resolve_every: self.duration(
-                body.resolve_every.as_ref(),
-                gateway.resolve_every,
+            failover: self.failover(body),
+            resolve_interval: self.duration(
+                body.resolve_interval.as_ref(),
+                gateway.resolve_interval,
                 RESOLVE_INTERVALS,
             ),
         }

@@ -8,7 +8,7 @@ pub struct ProxyProtocol {
     /// The balancers' networks, at least one. Connections from there must begin with a header.
     pub from: Vec<IpNet>,
     /// Treatment of connections from other addresses. Default: rejected.
-    pub others: UnlistedPeers,
+    pub unlisted: UnlistedPeers,
 }
 
 /// Treatment of connections that do not come from a balancer. A header is never read from them.

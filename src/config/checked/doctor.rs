@@ -16,7 +16,7 @@ pub struct Doctor {
     /// Port of that name as seen from the internet. Default 443.
     pub public_port: u16,
     /// Names of the profiles that face the internet. Default: `internet`.
-    pub public: Vec<String>,
+    pub public_profiles: Vec<String>,
     /// The forward proxy of the components, if configured.
     pub proxy: Option<DoctorTarget>,
     /// Hosts that must be reachable through it.

@@ -15,7 +15,7 @@ pub struct Drift {
     /// `Host`; `None`: the endpoint's label.
     pub host: Option<String>,
     /// Time between two comparisons. Default 30 s, 1 s to 1 h.
-    pub every: Duration,
+    pub interval: Duration,
     /// Patterns of keys that may differ, with their positions.
-    pub differs: Vec<(String, Span)>,
+    pub ignore: Vec<(String, Span)>,
 }

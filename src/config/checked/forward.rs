@@ -118,7 +118,7 @@ pub struct ForwardRule {
     /// Ports of CONNECT; empty: any. Default: 443 alone; for a rule that denies, as `ports`.
     pub connect_ports: Vec<u16>,
     /// Special networks that its names may resolve to.
-    pub addresses: Vec<IpNet>,
+    pub private_networks: Vec<IpNet>,
     /// Start of the rule's validity, inclusive.
     pub from: Option<Timestamp>,
     /// End of the rule's validity, exclusive.
@@ -207,7 +207,7 @@ pub struct ForwardLimits {
     pub tunnels_per_client: usize,
     /// New tunnels and requests per second and client, with bursts of twice as many. Default 50; 0:
     /// no limit.
-    pub new_per_second: u64,
+    pub request_rate_per_client: u64,
     /// Bytes per second and client, both directions together. Default 0: no limit.
     pub rate_per_client: u64,
     /// Bytes of a request head. Default 16 KiB, 1 KiB to 64 KiB.
@@ -229,11 +229,11 @@ pub struct ForwardTimeouts {
     /// s.
     pub connect: Duration,
     /// Time from the 200 to the end of the client's ClientHello. Default 10 s.
-    pub hello: Duration,
+    pub client_hello: Duration,
     /// Longest time without data in either direction of a tunnel. Default 10 min.
     pub idle: Duration,
     /// Longest lifetime of a tunnel. Default 24 h; zero: no limit.
-    pub total: Duration,
+    pub max_lifetime: Duration,
     /// Time from the end of a request in absolute-form to the first byte of the response. Default
     /// 60 s.
     pub first_byte: Duration,

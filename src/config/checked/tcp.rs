@@ -23,12 +23,12 @@ pub struct Tcp {
     pub access_log: bool,
     /// Action on connections to an endpoint that is down or no longer used. Default
     /// [`OnEndpointChange::Close`].
-    pub on_down: OnEndpointChange,
+    pub on_failover: OnEndpointChange,
     /// Action on connections to a backup that is no longer used. Default
     /// [`OnEndpointChange::Close`].
-    pub on_return: OnEndpointChange,
+    pub on_failback: OnEndpointChange,
     /// Period over which they are closed. Default 10 s.
-    pub close_over: Duration,
+    pub close_spread: Duration,
     /// Limits per listener and client.
     pub limits: TcpLimits,
     /// Time limits.
@@ -87,9 +87,9 @@ pub struct TcpLimits {
 #[derive(Clone, Copy, Debug)]
 pub struct TcpTimeouts {
     /// Time from accept to the end of the client's ClientHello. Default 10 s.
-    pub hello: Duration,
+    pub client_hello: Duration,
     /// Longest time without data in either direction. Default 10 min.
     pub idle: Duration,
     /// Longest lifetime; zero: no limit. Default zero.
-    pub total: Duration,
+    pub max_lifetime: Duration,
 }

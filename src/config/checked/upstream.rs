@@ -23,11 +23,11 @@ pub struct Upstream {
     /// Name of the sticky cookie, if there is one.
     pub cookie: Option<String>,
     /// Requests per second that may be sent to another endpoint. Default 100.
-    pub retries: u32,
+    pub retries_per_second: u32,
     /// Conditions for ejecting an endpoint.
     pub eject: Eject,
     /// Conditions for using the backups.
-    pub fail_over: FailOver,
+    pub failover: Failover,
     /// Verification of the endpoints' certificates. Ignored for `http` endpoints.
     pub verify: Verify,
     /// Name sent as SNI and expected in the certificate; `None`: the endpoint's own host.
@@ -54,7 +54,7 @@ pub struct Upstream {
     /// Time for which a request waits for one of `max_connections`, 0 to 1 min. Default 1 s.
     pub queue_timeout: Duration,
     /// Interval between DNS lookups of its endpoints' names. Default: that of `[gateway]`.
-    pub resolve_every: Duration,
+    pub resolve_interval: Duration,
     /// Whether its connections begin with a PROXY protocol header, version 2. Default false.
     pub announces: bool,
     /// Health check of its endpoints; `None`: they are not checked.
@@ -73,7 +73,7 @@ pub struct HealthCheck {
     /// Begin with a PROXY protocol header.
     pub announces: bool,
     /// Time between two checks. Default 5 s.
-    pub every: Duration,
+    pub interval: Duration,
     /// Longest duration of a check. Default 2 s.
     pub timeout: Duration,
     /// Consecutive successful checks after which an endpoint is up. Default 2.
@@ -162,25 +162,25 @@ pub struct Eject {
     /// Responses with these statuses count, first and last of each range.
     pub statuses: Vec<(u16, u16)>,
     /// Number of failures within the window. Default 1.
-    pub errors: u32,
+    pub count: u32,
     /// Period in which failures are counted. Default 10 s.
     pub window: Duration,
     /// Duration of the first ejection. Default 5 s.
-    pub time: Duration,
+    pub base_time: Duration,
     /// Longest duration of an ejection. Default 30 s.
-    pub longest: Duration,
+    pub max_time: Duration,
     /// Share of the endpoints that may be ejected at once, in percent. Default 50.
-    pub most: u32,
+    pub max_percent: u32,
 }
 
-/// `[upstream.NAME.fail-over]`: conditions for using the backups.
+/// `[upstream.NAME.failover]`: conditions for using the backups.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct FailOver {
+pub struct Failover {
     /// Consecutive requests that could not connect. Default 3.
     pub failures: u32,
     /// Time for which a primary endpoint must be up before failing back; `None`: until a command.
     /// Default 1 min.
-    pub return_after: Option<Duration>,
+    pub failback_after: Option<Duration>,
 }
 
 /// Verification of an upstream's certificate.

@@ -14,13 +14,13 @@ pub struct ProxyProtocolFile {
     pub from: Written<Vec<Written<String>>>,
     /// Treatment of connections from other addresses. A header is never read from them. Default
     /// `"refuse"`.
-    pub others: Maybe<OthersFile>,
+    pub unlisted: Maybe<UnlistedFile>,
 }
 
 /// Treatment of connections that do not come from a balancer.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum OthersFile {
+pub enum UnlistedFile {
     /// Close them at once.
     Refuse,
     /// Serve them as direct clients.

@@ -22,7 +22,7 @@ pub struct DoctorFile {
     /// The port of that name as seen from the internet. Default 443.
     pub public_port: Maybe<i64>,
     /// Profiles that face the internet. Default `["internet"]`.
-    pub public: Maybe<Vec<Written<String>>>,
+    pub public_profiles: Maybe<Vec<Written<String>>>,
     /// The forward proxy the components use, e.g. `"10.0.0.4:3128"`. Default: the gateway's own.
     pub proxy: Maybe<String>,
     /// Hosts that must be reachable through it, e.g. `["graph.facebook.com"]`. Default: the names

@@ -17,7 +17,7 @@ pub struct DriftFile {
     /// Default: the endpoint's host and port.
     pub host: Maybe<String>,
     /// Time between two comparisons, plus or minus a tenth, `"1s"` to `"1h"`. Default `"30s"`.
-    pub every: Maybe<String>,
+    pub interval: Maybe<String>,
     /// Keys that may differ: `"profile.lan.hosts"`, `"upstream.*.endpoints"`. `*` matches anything.
-    pub differs: Maybe<Vec<Written<String>>>,
+    pub ignore: Maybe<Vec<Written<String>>>,
 }

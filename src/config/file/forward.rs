@@ -35,7 +35,7 @@ pub struct ForwardFile {
     /// The parent proxy of rules without `via`. Default `"direct"`.
     pub via: Maybe<String>,
     /// Treatment of destinations that no rule lists, for rules without `mode`. Default `"enforce"`.
-    pub mode: Maybe<ModeFile>,
+    pub mode: Maybe<RuleModeFile>,
     /// Treatment of the server name in TLS on port 443, for rules without `sni`.
     pub sni: Maybe<SniFile>,
     /// Limits on the resources of clients.
@@ -92,15 +92,15 @@ pub struct RuleFile {
     /// Ports to which CONNECT opens a tunnel. Default `[443]`, whatever `ports` lists; with `deny`:
     /// those of `ports`.
     pub connect_ports: Maybe<Vec<Written<i64>>>,
-    /// Networks outside the public internet, e.g. `"10.1.0.0/16"`, to which its names may resolve.
-    pub addresses: Maybe<Vec<Written<String>>>,
+    /// Networks outside the public internet (private, loopback, link-local), e.g. `"10.1.0.0/16"`, to which its names may resolve.
+    pub private_networks: Maybe<Vec<Written<String>>>,
     /// Time from which the rule applies, e.g. `"2030-01-31T08:00:00+01:00"`.
     pub from: Maybe<String>,
     /// Time at which the rule ends, e.g. `"2030-02-28T18:00:00+01:00"`.
     pub until: Maybe<String>,
     /// Treatment of destinations that its clients request and no rule lists. Default: that of
     /// `[forward]`.
-    pub mode: Maybe<ModeFile>,
+    pub mode: Maybe<RuleModeFile>,
     /// Treatment of the server name in TLS. Default: on port 443 that of `[forward]`, on other
     /// ports no check.
     pub sni: Maybe<SniFile>,
@@ -113,7 +113,7 @@ pub struct RuleFile {
 /// Treatment of destinations that no rule lists.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
 #[serde(rename_all = "kebab-case")]
-pub enum ModeFile {
+pub enum RuleModeFile {
     /// Deny them.
     Enforce,
     /// Allow them on any port, log them as ones that would be denied, and record them for
@@ -126,21 +126,21 @@ pub enum ModeFile {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SniFile {
     /// The name differs. Default `"refuse"`.
-    pub mismatch: Maybe<ActFile>,
+    pub mismatch: Maybe<SniActionFile>,
     /// There is no name. Default `"refuse"`.
-    pub missing: Maybe<ActFile>,
+    pub missing: Maybe<SniActionFile>,
     /// The connection is not TLS. Default `"refuse"`.
-    pub not_tls: Maybe<ActFile>,
+    pub not_tls: Maybe<SniActionFile>,
     /// The ClientHello has an `encrypted_client_hello` extension (ECH): the visible name may be
     /// that of a provider in front, and the true one is hidden. Browsers also send the extension
     /// without using it (GREASE), and the two cases cannot be distinguished. Default `"allow"`.
-    pub ech: Maybe<ActFile>,
+    pub ech: Maybe<SniActionFile>,
 }
 
 /// Action for such a tunnel.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum ActFile {
+pub enum SniActionFile {
     /// Close the tunnel.
     Refuse,
     /// Continue, and put the reason into the log line.
@@ -185,7 +185,7 @@ pub struct ForwardLimitsFile {
     pub tunnels_per_client: Maybe<i64>,
     /// New tunnels and requests per second and client, with bursts of twice as many; 0: no limit.
     /// Default 50.
-    pub new_per_second: Maybe<i64>,
+    pub request_rate_per_client: Maybe<i64>,
     /// Bytes per second and client, both directions together, e.g. `"10MiB"`. Default: no limit.
     pub rate_per_client: Maybe<Amount>,
     /// Bytes of a request head, 1 KiB to 64 KiB. Default `"16KiB"`.
@@ -207,11 +207,11 @@ pub struct ForwardTimeoutsFile {
     /// Time from the request to a connection with the destination. Default `"10s"`.
     pub connect: Maybe<String>,
     /// Time from the 200 to the end of the client's ClientHello. Default `"10s"`.
-    pub hello: Maybe<String>,
+    pub client_hello: Maybe<String>,
     /// Longest time without data in a tunnel. Default `"10min"`.
     pub idle: Maybe<String>,
     /// Longest lifetime of a tunnel; `"0s"`: no limit. Default `"24h"`.
-    pub total: Maybe<String>,
+    pub max_lifetime: Maybe<String>,
     /// Time from the end of a request in absolute-form to the first byte of the response. Default
     /// `"60s"`.
     pub first_byte: Maybe<String>,

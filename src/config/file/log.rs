@@ -16,7 +16,7 @@ pub struct AccessLogTable {
     /// `"stdout"`, `"off"`, or the path of a file, e.g. `"/var/log/app-gateway/access.log"`.
     pub file: Written<String>,
     /// Format of lines. Default `"json"`.
-    pub format: Maybe<LineFile>,
+    pub format: Maybe<AccessLogFormatFile>,
     /// Start a new file when this one is full; `"off"` leaves rotation to logrotate. Default `{
     /// size = "100MiB", keep = 10 }`.
     pub rotate: Maybe<Rotate>,
@@ -41,7 +41,7 @@ pub struct RotateFile {
 /// Format of access-log lines.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum LineFile {
+pub enum AccessLogFormatFile {
     /// One flat JSON object per line.
     Json,
     /// JSON with the field names of the Elastic Common Schema.
@@ -69,7 +69,7 @@ pub enum LevelFile {
 /// Format of the gateway's own log.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum VoiceFile {
+pub enum LogFormatFile {
     /// Text for people.
     Text,
     /// JSON for programs.

@@ -16,13 +16,13 @@ pub struct TcpFile {
     pub access_log: Maybe<bool>,
     /// Action on open connections to an endpoint that is down, or that is no longer used because of
     /// a failover to the backups, while another endpoint is up. Default `"close"`.
-    pub on_down: Maybe<FateFile>,
+    pub on_failover: Maybe<OnEndpointChangeFile>,
     /// Action on open connections to a backup once the primary endpoints are used again. Default
     /// `"close"`.
-    pub on_return: Maybe<FateFile>,
+    pub on_failback: Maybe<OnEndpointChangeFile>,
     /// Period over which these connections are closed, each at a different time, so that clients do
     /// not all reconnect at once. Default `"10s"`.
-    pub close_over: Maybe<String>,
+    pub close_spread: Maybe<String>,
     /// Limits per listener and client.
     pub limits: Maybe<TcpLimitsFile>,
     /// Time limits.
@@ -37,8 +37,8 @@ pub struct TcpFile {
 /// Action on connections whose endpoint is no longer the one to use.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum FateFile {
-    /// Close them, spread over `close-over`.
+pub enum OnEndpointChangeFile {
+    /// Close them, spread over `close-spread`.
     Close,
     /// Keep them until the client or the endpoint closes them.
     Keep,
@@ -86,9 +86,9 @@ pub struct TcpLimitsFile {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TcpTimeoutsFile {
     /// Time from accept to the end of the client's ClientHello. Default `"10s"`.
-    pub hello: Maybe<String>,
+    pub client_hello: Maybe<String>,
     /// Longest time without data in either direction. Default `"10min"`.
     pub idle: Maybe<String>,
     /// Longest lifetime of a connection; `"0s"`: no limit. Default `"0s"`.
-    pub total: Maybe<String>,
+    pub max_lifetime: Maybe<String>,
 }

@@ -70,14 +70,14 @@ pub struct UpstreamFile {
     pub sticky_cookie: Maybe<String>,
     /// Requests per second that may be sent to another endpoint after a failed connection attempt.
     /// Default 100.
-    pub retries: Maybe<i64>,
+    pub retries_per_second: Maybe<i64>,
     /// Temporary removal of an endpoint because requests to it failed.
     pub eject: Maybe<EjectFile>,
     /// Conditions for using the backups and for failing back.
-    pub fail_over: Maybe<FailOverFile>,
+    pub failover: Maybe<FailoverFile>,
     /// Interval between DNS lookups of names in `endpoints` and `backup`, `"1s"` to `"1h"`, e.g.
     /// `"10s"`. Default: that of `[gateway]`.
-    pub resolve_every: Maybe<String>,
+    pub resolve_interval: Maybe<String>,
     /// Check the health of every endpoint periodically, and send no requests to one that is down.
     /// Default: no checks.
     pub check: Maybe<CheckFile>,
@@ -108,7 +108,7 @@ pub struct CheckFile {
     pub proxy_protocol: Maybe<bool>,
     /// Time between two checks, plus or minus a tenth; a fifth of it while the results contradict
     /// the state. Default `"5s"`.
-    pub every: Maybe<String>,
+    pub interval: Maybe<String>,
     /// Longest duration of a whole check. Default `"2s"`.
     pub timeout: Maybe<String>,
     /// Consecutive successful checks after which an endpoint that was down is up. Default 2.
@@ -186,30 +186,30 @@ pub enum StickyFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct EjectFile {
-    /// Failures that count: `"connect"`, `"tls"`, `"reset"`, `"timeout"`, `"5xx"`, or a status like
+    /// Kinds of failures that count: `"connect"`, `"tls"`, `"reset"`, `"timeout"`, `"5xx"`, or a status like
     /// `"503"`. Default `["connect", "tls"]`.
-    pub on: Maybe<Vec<Written<String>>>,
+    pub failure_kinds: Maybe<Vec<Written<String>>>,
     /// Number of failures within `window`. Default 1.
-    pub errors: Maybe<i64>,
+    pub count: Maybe<i64>,
     /// Period in which failures are counted. Default `"10s"`.
     pub window: Maybe<String>,
     /// Duration of the first ejection, doubled each time the request that tries the endpoint again
     /// fails. Default `"5s"`.
-    pub time: Maybe<String>,
+    pub base_time: Maybe<String>,
     /// Longest duration of an ejection. Default `"30s"`.
-    pub longest: Maybe<String>,
+    pub max_time: Maybe<String>,
     /// Share of the endpoints that may be ejected at once, in percent; one always stays. Default
     /// 50.
-    pub most: Maybe<i64>,
+    pub max_percent: Maybe<i64>,
 }
 
 /// Conditions for using the backups and for failing back.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct FailOverFile {
+pub struct FailoverFile {
     /// Consecutive requests that could not connect to any of `endpoints`. Default 3.
     pub failures: Maybe<i64>,
     /// Time for which one of `endpoints` must be up before they are used again, or `"never"`: until
-    /// `app-gateway endpoint return`. Default `"1min"`.
-    pub return_after: Maybe<String>,
+    /// `app-gateway endpoint failback`. Default `"1min"`.
+    pub failback_after: Maybe<String>,
 }

@@ -73,7 +73,7 @@ pub(super) fn add(config: &Config, table: &mut FirewallTable) {
 
 impl<'a> ListenerGroup<'a> {
     fn of(config: &Config, name: &'a str, clients: &[IpNet], trusted: &'a [IpNet]) -> Self {
-        let public = config.doctor.public.iter().any(|one| one == name);
+        let public = config.doctor.public_profiles.iter().any(|one| one == name);
         let who = if public { INTERNET_CLIENTS } else { LAN_CLIENTS };
         let who = if clients.is_empty() { who.to_owned() } else { named(who, clients) };
         Self { name, clients: vec![who], public, trusted }
@@ -145,7 +145,7 @@ impl<'a> ListenerGroup<'a> {
             let purpose = format!("{}; begins with the PROXY protocol", rule.purpose);
             add(&balancers, "TCP", scope, &purpose);
         }
-        if rule.balancers.is_some_and(|known| known.others == UnlistedPeers::Refuse) {
+        if rule.balancers.is_some_and(|known| known.unlisted == UnlistedPeers::Refuse) {
             return;
         }
         for client in &self.clients {

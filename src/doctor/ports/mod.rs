@@ -84,7 +84,7 @@ impl FirewallTable {
         inbound::add(config, &mut table);
         components::add(config, &mut table);
         outwards(config, &mut table.openings);
-        let public = |name| config.doctor.public.contains(name);
+        let public = |name| config.doctor.public_profiles.contains(name);
         if config.doctor.fqdn.is_none() && table.unknown.iter().any(public) {
             table.missing.push("fqdn");
         }

@@ -113,7 +113,7 @@ fn who_is_refused_is_no_source_and_balancers_are() {
 
 #[test]
 fn whoever_may_come_directly_is_a_source_too() {
-    let both = "listen = \"0.0.0.0:8443\"\nproxy-protocol = { from = [\"10.0.0.10\"], others = \"direct\" }";
+    let both = "listen = \"0.0.0.0:8443\"\nproxy-protocol = { from = [\"10.0.0.10\"], unlisted = \"direct\" }";
     let rows = inwards(&internet("", &[both]));
     assert_eq!(rows.len(), 2);
     assert!(rows[0].starts_with("Load balancer (10.0.0.10) | App gateway | 8443 | TCP | private"));

@@ -149,7 +149,7 @@ fn a_barred_address_is_reported_with_the_entry_that_allows_it() {
     );
     assert_eq!(
         denial.way_out(&client, &destination).unwrap(),
-        "add \"10.9.9.9\" to `addresses` of rule `platforms` in config/forward.toml:10"
+        "add \"10.9.9.9\" to `private-networks` of rule `platforms` in config/forward.toml:10"
     );
     // The client is not told which address it is.
     let [text, json] = [
@@ -162,7 +162,7 @@ fn a_barred_address_is_reported_with_the_entry_that_allows_it() {
     }
     // The client wrote the address itself, so it is no secret.
     let literal = denial.text(&client, &to("10.9.9.9:443"), "01J");
-    assert!(literal.contains("add \"10.9.9.9\" to `addresses`"), "{literal}");
+    assert!(literal.contains("add \"10.9.9.9\" to `private-networks`"), "{literal}");
     let own = Blocked::Own { ip: "10.9.9.9".parse().unwrap(), may_be_listed: false };
     assert_eq!(
         Denial::barred(rule, own, RequestForm::Connect).way_out(&client, &destination),

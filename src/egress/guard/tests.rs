@@ -5,8 +5,8 @@ use crate::config::ForwardRule;
 use crate::egress::tests::rule;
 
 fn under(addresses: &[&str], destinations: &[&str]) -> EgressRule {
-    let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-    let settings = ForwardRule { addresses, ..rule("r", destinations) };
+    let private_networks = addresses.iter().map(|text| text.parse().unwrap()).collect();
+    let settings = ForwardRule { private_networks, ..rule("r", destinations) };
     EgressRule { settings, at: "config/forward.toml:1".to_owned() }
 }
 

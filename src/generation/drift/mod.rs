@@ -99,7 +99,7 @@ impl PeerState {
 pub struct DriftDifference {
     /// One of [`CLASSES`].
     pub class: String,
-    /// Name of the item, as in `differs` patterns: `profile.lan.hosts`.
+    /// Name of the item, as in `ignore` patterns: `profile.lan.hosts`.
     pub what: String,
     /// `differs`, `only here` or `only there`.
     pub how: String,
@@ -130,11 +130,11 @@ impl ConfigDigest {
         let keys = secrets.keys(KEY_PURPOSE, &[b"wire"]).zip(secrets.keys(KEY_PURPOSE, &[b"item"]));
         let by_secret = keys.map(|(wire, item)| KeyedDigest::new(&items, &wire, &item)).collect();
         let drift = generation.config.drift.as_ref();
-        let allowed = drift.map_or(Vec::new(), |drift| drift.differs.clone());
+        let allowed = drift.map_or(Vec::new(), |drift| drift.ignore.clone());
         Self { items, by_secret, allowed }
     }
 
-    /// Warnings about `differs` patterns that match no item.
+    /// Warnings about `ignore` patterns that match no item.
     pub(super) fn unused_patterns(&self) -> impl Iterator<Item = Problem> {
         let unused = self
             .allowed

@@ -8,7 +8,7 @@ use crate::telemetry::Metrics;
 use crate::tls;
 
 const PROFILE: &str = "[gateway]\nshared-secret-file = 'secret'\n\
-    [gateway.drift]\npeers = ['twin']\ndiffers = ['profile.lan.hosts', 'gone.*']\n\
+    [gateway.drift]\npeers = ['twin']\nignore = ['profile.lan.hosts', 'gone.*']\n\
     [upstream.twin]\nendpoints = ['https://127.0.0.1:9']\nverify = 'none'\n\
     [upstream.chat]\nendpoints = ['https://127.0.0.1:8']\nverify = 'none'\n\
     [profile.lan]\nhosts = ['a.test']\n\

@@ -69,7 +69,7 @@ impl<'a> Explanation<'a> {
                     explanation.line("to port", &format!("{port}, the same as the listener's"), "");
                 }
                 let timeouts = passthrough_listener.timeouts;
-                let total = match timeouts.total {
+                let total = match timeouts.max_lifetime {
                     total if total.is_zero() => "unlimited".to_owned(),
                     total => display_duration(total),
                 };

@@ -21,7 +21,7 @@ const RECIPE: &str = r#"
 path = "/ccm/"
 upstream = "ccm"
 strip-prefix = "/ccm"
-report-only = true
+mode = "report"
 [[profile.internet.route]]
 path = "/ccm/actuator/"
 deny = true
@@ -281,7 +281,7 @@ fn reached(target: &[u8], mount: &str) -> Vec<&'static str> {
 
 #[test]
 fn no_spelling_of_a_denied_path_reaches_a_component() {
-    let lax = RECIPE.replace("report-only", &format!("{LAX}report-only"));
+    let lax = RECIPE.replace("mode =", &format!("{LAX}mode ="));
     // The third recipe has a component that keeps its prefix, below a route for every path.
     let whole = RECIPE.replace("\"/ccm/\"", "\"/\"").replace("strip-prefix", "#");
     for (recipe, mount) in [(RECIPE, ""), (&lax, ""), (&whole, "/ccm")] {
@@ -322,7 +322,7 @@ fn each_spelling_is_decoded_by_at_least_one_component() {
 
 #[test]
 fn a_prefix_in_another_spelling_is_denied_too() {
-    let generation = generation(&RECIPE.replace("report-only", &format!("{LAX}report-only")));
+    let generation = generation(&RECIPE.replace("mode =", &format!("{LAX}mode =")));
     let main = generation.virtual_servers.first().unwrap();
     for target in [
         "//ccm/actuator/env",

@@ -7,13 +7,13 @@ use crate::upstream::{InFlight, UpstreamLimits};
 
 fn eject() -> EjectPolicy {
     EjectPolicy {
-        on: vec![FailureKind::Connect],
+        failure_kinds: vec![FailureKind::Connect],
         statuses: Vec::new(),
-        errors: 1,
+        count: 1,
         window: Duration::from_secs(10),
-        time: Duration::from_secs(60),
-        longest: Duration::from_secs(60),
-        most: 50,
+        base_time: Duration::from_secs(60),
+        max_time: Duration::from_secs(60),
+        max_percent: 50,
     }
 }
 
@@ -41,10 +41,10 @@ fn upstream(balance: BalanceMethod, weights: &[u16], backups: usize) -> Upstream
             balance,
             slow_start: Duration::ZERO,
             eject: eject(),
-            fail_over: Some(FailoverPolicy { failures: 3, return_after: None }),
+            failover: Some(FailoverPolicy { failures: 3, failback_after: None }),
             sticky: true,
             cookie: None,
-            retries: 100,
+            retries_per_second: 100,
         },
         upstream_state,
         limits: UpstreamLimits {
@@ -94,7 +94,7 @@ fn backups_are_used_only_if_the_upstream_has_gone_over_to_them() {
     let upstream = upstream(BalanceMethod::First, &[1, 1], 1);
     down(&upstream, 0);
     assert!(tried(&upstream, 0).is_empty());
-    let settings = upstream.policy.fail_over.unwrap();
+    let settings = upstream.policy.failover.unwrap();
     upstream.upstream_state.tiers.judge(upstream.seen(), &settings, std::time::Instant::now(), 0);
     assert_eq!(tried(&upstream, 0), [1]);
     upstream.endpoints[0].health.assume_state(true);
@@ -156,7 +156,7 @@ fn one_always_stays() {
 #[test]
 fn one_request_tries_a_half_open_endpoint() {
     let upstream = upstream(BalanceMethod::First, &[1, 1], 2);
-    let short = EjectPolicy { time: Duration::from_millis(1), ..eject() };
+    let short = EjectPolicy { base_time: Duration::from_millis(1), ..eject() };
     upstream.endpoints[0].health.circuit.open(&short, FailureKind::Connect).unwrap();
     std::thread::sleep(Duration::from_millis(5));
     assert_eq!(tried(&upstream, 0)[0], 0);

@@ -39,7 +39,7 @@ fn check(kind: CheckKind) -> HealthCheck {
         port,
         plain,
         announces: false,
-        every: second,
+        interval: second,
         timeout: second,
         rise: 1,
         fall: 1,

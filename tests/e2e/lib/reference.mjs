@@ -86,7 +86,7 @@ function location(config, profile, route) {
   verify += `proxy_ssl_name ${up['server-name'] ?? 'localhost'};`;
   const strip = route['strip-prefix'];
   const rewrite = strip ? `rewrite ^${strip}(/.*)$ $1 break; proxy_set_header X-Forwarded-Prefix ${strip}; proxy_set_header X-Original-URI $request_uri;` : '';
-  const headers = { ...profile['response-headers'], ...route['response-headers'], ...(route['framed-by'] === 'anyone' && { 'X-Frame-Options': '' }) };
+  const headers = { ...profile['response-headers'], ...route['response-headers'], ...(route['frame-ancestors'] === '*' && { 'X-Frame-Options': '' }) };
   const methods = route.methods && `if ($request_method !~ ^(${[...route.methods, 'HEAD'].join('|')})$) { return 405; }`;
   const added = Object.entries(headers).map(([k, v]) => (v ? `proxy_hide_header ${k}; add_header ${k} "${v}" always;` : `proxy_hide_header ${k};`)).join(' ');
   return `location ${exact}${route.path} { ${methods ?? ''}

@@ -1,5 +1,5 @@
 // Many chat clients in one program, all from one address and without cookies: `real` of them with the library, `light`
-// with a cheaper client. They join one after the other, `abreast` at a time; later each sends a note every `every`
+// with a cheaper client. They join one after the other, `abreast` at a time; later each sends a note every `interval`
 // seconds. Their state is printed every second, as a line of JSON.
 //
 //   node crowd.mjs '{"url": "https://127.0.0.1:8443", "ca": "...", "real": 100, "light": 900, "abreast": 20, "every": 5}'

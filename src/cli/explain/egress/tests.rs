@@ -20,7 +20,7 @@ rate = "1MiB"
 name = "inside"
 clients = ["10.0.0.0/8"]
 allow = ["intranet.example.com", "parent.example.com"]
-addresses = ["10.1.0.0/16"]
+private-networks = ["10.1.0.0/16"]
 connect-ports = [443, 8443]
 ports = [80]
 via = "enterprise"
@@ -88,7 +88,7 @@ inside      TLS that asks for this host, or it is closed
 limits      connect 10s, silence 10min, at most 24h, 1MiB per second
 address     8.8.8.8                                       may be dialled
 address     10.9.9.9                                      BARRED: 10.9.9.9 is private (RFC 1918), in 10.0.0.0/8
-to fix      if that is meant, add \"10.9.9.9\" to `addresses` of rule `platforms` in forward.toml:5
+to fix      if that is meant, add \"10.9.9.9\" to `private-networks` of rule `platforms` in forward.toml:5
 ";
     assert_eq!(explained("API.twilio.com.:443", "10.0.0.5"), (expected.to_owned(), true));
 }

@@ -7,7 +7,7 @@ use crate::addr::Pattern;
 use crate::addr::special::special;
 use crate::config::checked::{ForwardRule, ParentId, RuleEffect, RuleMode, SniAction, SniPolicy};
 use crate::config::deserialize::NamedTable;
-use crate::config::file::{ActFile, ForwardFile, ModeFile, RuleFile, SniFile, Written};
+use crate::config::file::{ForwardFile, RuleFile, RuleModeFile, SniActionFile, SniFile, Written};
 use crate::config::problem::{Problem, Span};
 use crate::config::wording;
 
@@ -77,7 +77,7 @@ impl Checker<'_> {
         let users = self.words(&file.users, "users");
         let client_names = self.words(&file.client_names, "client-names");
         let (ports, connect_ports) = self.ports(file, effect);
-        let addresses = self.special_networks(&file.addresses);
+        let private_networks = self.special_networks(&file.private_networks);
         let (from, until) = self.period(file);
         if mode == RuleMode::Report && effect == RuleEffect::Allow {
             let message = format!(
@@ -108,7 +108,7 @@ impl Checker<'_> {
             destinations: destinations.into_iter().collect::<Option<_>>()?,
             ports,
             connect_ports,
-            addresses: addresses?,
+            private_networks: private_networks?,
             from,
             until,
             mode: if effect == RuleEffect::Deny { RuleMode::Enforce } else { mode },
@@ -163,7 +163,7 @@ impl Checker<'_> {
     /// Reports keys that only apply to rules that allow.
     fn only_denies(&mut self, file: &RuleFile, deny: Span) {
         let others = [
-            ("addresses", file.addresses.as_ref().map(|w| self.place(w))),
+            ("private-networks", file.private_networks.as_ref().map(|w| self.place(w))),
             ("mode", file.mode.as_ref().map(|w| self.place(w))),
             ("sni", file.sni.as_ref().map(|w| self.place(w))),
             ("rate", file.rate.as_ref().map(|w| self.place(w))),
@@ -297,7 +297,7 @@ impl Checker<'_> {
         Some(ports.filter_map(|port| u16::try_from(port).ok()).collect())
     }
 
-    /// `addresses`: special networks that the guard would otherwise block.
+    /// `private-networks`: special networks that the guard would otherwise block.
     fn special_networks(&mut self, list: &List) -> Option<Vec<IpNet>> {
         let mut networks = Vec::new();
         let mut good = true;
@@ -314,7 +314,7 @@ impl Checker<'_> {
                         place,
                         format!("`{}` is a public address and needs no entry", written.value),
                     )
-                    .with_label("`addresses` is for special networks")
+                    .with_label("`private-networks` is for special networks")
                     .with_help("list destinations in `allow`"),
                 ),
                 Some((block, what)) if !block.contains(&network) => self.found.push(
@@ -415,23 +415,25 @@ impl Checker<'_> {
     }
 }
 
-const fn mode(written: ModeFile) -> RuleMode {
+const fn mode(written: RuleModeFile) -> RuleMode {
     match written {
-        ModeFile::Enforce => RuleMode::Enforce,
-        ModeFile::Report => RuleMode::Report,
+        RuleModeFile::Enforce => RuleMode::Enforce,
+        RuleModeFile::Report => RuleMode::Report,
     }
 }
 
 /// The configured actions; `otherwise` supplies missing ones.
 fn sni(written: Option<&Written<SniFile>>, otherwise: SniPolicy) -> SniPolicy {
     let Some(Written { value: file, .. }) = written else { return otherwise };
-    let act =
-        |written: &Option<Written<ActFile>>, otherwise| match written.as_ref().map(|w| w.value) {
-            Some(ActFile::Refuse) => SniAction::Refuse,
-            Some(ActFile::Log) => SniAction::Log,
-            Some(ActFile::Allow) => SniAction::Allow,
-            None => otherwise,
-        };
+    let act = |written: &Option<Written<SniActionFile>>, otherwise| match written
+        .as_ref()
+        .map(|w| w.value)
+    {
+        Some(SniActionFile::Refuse) => SniAction::Refuse,
+        Some(SniActionFile::Log) => SniAction::Log,
+        Some(SniActionFile::Allow) => SniAction::Allow,
+        None => otherwise,
+    };
     SniPolicy {
         mismatch: act(&file.mismatch, otherwise.mismatch),
         missing: act(&file.missing, otherwise.missing),
