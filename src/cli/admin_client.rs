@@ -4,23 +4,31 @@
 //! listener. Therefore only the health check, whose answer is one word, falls back to that port.
 
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
 use crate::admin::CommandOptions;
 use crate::admin::socket;
 use crate::config;
+use crate::net::http_client;
 
 use super::{environment, say_escaped, say_wrong_escaped};
 
 /// For connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The largest answer that is read, in bytes: a plan of many routes is long.
-const MAX_ANSWER: u64 = 64 << 20;
+const MAX_ANSWER: usize = 64 << 20;
 
 /// An answer.
 pub(super) struct AdminAnswer {
@@ -108,17 +116,6 @@ fn ask_at(
     directory: &Path,
     (line, question, patience): (&str, &CommandOptions, Duration),
 ) -> Result<AdminAnswer, String> {
-    let body = serde_json::to_string(question).unwrap_or_default();
-    let mut request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
-    if line.starts_with("POST") {
-        let _ = write!(
-            request,
-            "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-    } else {
-        request.push_str("\r\n");
-    }
     let mut tried = format!("no gateway that runs on {} answers:", directory.display());
     for door in doors {
         let (name, connected) = match &door {
@@ -132,8 +129,8 @@ fn ask_at(
         };
         match connected {
             // Once it is connected, no other door is tried: a verb must not be done twice.
-            Ok(mut stream) => {
-                return exchange(&mut stream, &request, patience)
+            Ok(stream) => {
+                return exchange(stream, line, question, patience)
                     .map_err(|error| format!("no answer from the gateway at {name}: {error}"));
             }
             Err(error) => {
@@ -182,28 +179,55 @@ enum AdminStream {
 }
 
 fn exchange(
-    stream: &mut AdminStream,
-    request: &str,
+    stream: AdminStream,
+    line: &str,
+    question: &CommandOptions,
     patience: Duration,
-) -> io::Result<AdminAnswer> {
-    match stream {
-        AdminStream::Unix(stream) => {
-            stream.set_read_timeout(Some(patience))?;
-            talk(stream, request)
-        }
-        AdminStream::Tcp(stream) => {
-            stream.set_read_timeout(Some(patience))?;
-            talk(stream, request)
-        }
+) -> Result<AdminAnswer, String> {
+    let request = request(line, question).map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let answer = async {
+        let answer = match stream {
+            AdminStream::Unix(stream) => {
+                stream.set_nonblocking(true)?;
+                timeout(patience, talk(tokio::net::UnixStream::from_std(stream)?, request)).await
+            }
+            AdminStream::Tcp(stream) => {
+                stream.set_nonblocking(true)?;
+                timeout(patience, talk(tokio::net::TcpStream::from_std(stream)?, request)).await
+            }
+        };
+        answer.unwrap_or_else(|_| {
+            Err(io::Error::other(format!("no whole answer within {patience:?}")))
+        })
+    };
+    runtime.and_then(|runtime| runtime.block_on(answer)).map_err(|error| error.to_string())
+}
+
+/// The request of a line like `POST /reload`, with its options if it is a command.
+fn request(line: &str, question: &CommandOptions) -> http::Result<Request<Full<Bytes>>> {
+    let (method, target) = line.split_once(' ').unwrap_or(("GET", line));
+    let request = Request::builder()
+        .method(method)
+        .uri(target)
+        .header(header::HOST, "localhost")
+        .header(header::CONNECTION, "close");
+    if method == "POST" {
+        let body = serde_json::to_vec(question).unwrap_or_default();
+        request.header(header::CONTENT_TYPE, "application/json").body(Full::from(body))
+    } else {
+        request.body(Full::default())
     }
 }
 
-fn talk(stream: &mut (impl Read + Write), request: &str) -> io::Result<AdminAnswer> {
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
-    let status = answer.get(9..12).and_then(|code| code.parse().ok());
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
-    let both = status.zip(body).map(|(status, body)| AdminAnswer { status, body });
-    both.ok_or_else(|| io::Error::other("the answer is not HTTP"))
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: Request<Full<Bytes>>,
+) -> io::Result<AdminAnswer> {
+    let mut answer =
+        http_client::send(TokioIo::new(stream), request).await.map_err(io::Error::other)?;
+    let mut body = Vec::new();
+    answer.read_body(&mut body, MAX_ANSWER).await.map_err(io::Error::other)?;
+    let body = String::from_utf8(body).map_err(io::Error::other)?;
+    Ok(AdminAnswer { status: answer.head.status.as_u16(), body })
 }

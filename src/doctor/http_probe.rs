@@ -1,17 +1,22 @@
 //! Sends one HTTP/1.1 request and reads a bounded part of the response.
 
-use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::Full;
+use hyper::ext::ReasonPhrase;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::net::http_client::{self, HttpClientError};
 
 use super::probe::{ProbeError, TimeBudget};
 
-/// Most bytes of an answer that are read.
-const MAX_ANSWER: usize = 64 * 1024;
+/// Most bytes of a body that are read.
+const MAX_BODY: usize = 64 * 1024;
 
-/// Fields of a head that are looked at.
-const MAX_FIELDS: usize = 128;
+const USER_AGENT: &str = concat!("app-gateway-doctor/", env!("CARGO_PKG_VERSION"));
 
 /// The response.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -48,78 +53,52 @@ pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     wanted: BodyWanted,
     budget: TimeBudget,
 ) -> Result<ProbeAnswer, ProbeError> {
-    let mut request = String::new();
-    let version = env!("CARGO_PKG_VERSION");
-    // Writing to a String cannot fail.
-    let _ = write!(
-        request,
-        "{line} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-doctor/{version}\r\nAccept: */*\r\n"
-    );
+    let request = request(line, host).map_err(|error| {
+        ProbeError::Unreachable(format!("`{line}` for `{host}` is no HTTP request: {error}"))
+    })?;
+    let answer = http_client::send(TokioIo::new(stream), request);
+    let mut answer = budget.wait("answer", answer).await?.map_err(failure)?;
+    let mut body = Vec::new();
+    if wanted == BodyWanted::Body {
+        // What came in time, and before a failure, is enough.
+        let _ = budget.wait("answer", answer.read_body(&mut body, MAX_BODY)).await;
+    }
+    let head = &answer.head;
+    let reason = head.extensions.get::<ReasonPhrase>().map(|phrase| phrase.as_bytes());
+    let reason = reason.map(String::from_utf8_lossy);
+    Ok(ProbeAnswer {
+        status: head.status.as_u16(),
+        reason: reason.map_or_else(
+            || head.status.canonical_reason().unwrap_or_default().to_owned(),
+            std::borrow::Cow::into_owned,
+        ),
+        body: String::from_utf8_lossy(&body).into_owned(),
+        clock_ahead_ms: head.headers.get(header::DATE).and_then(|date| ahead(date.as_bytes())),
+    })
+}
+
+fn request(line: &str, host: &str) -> http::Result<Request<Full<Bytes>>> {
+    let (method, target) = line.split_once(' ').unwrap_or(("GET", line));
+    let request = Request::builder()
+        .method(method)
+        .uri(target)
+        .header(header::HOST, host)
+        .header(header::USER_AGENT, USER_AGENT)
+        .header(header::ACCEPT, "*/*");
     // A tunnel that is to stay open says nothing about closing.
-    request.push_str(if line.starts_with("CONNECT ") {
-        "\r\n"
-    } else {
-        "Connection: close\r\n\r\n"
-    });
-    let sent = budget.wait("answer", stream.write_all(request.as_bytes())).await?;
-    sent.map_err(|error| ProbeError::of(&error, "an answer"))?;
-    let mut bytes = Vec::new();
-    loop {
-        let ended = more(stream, &mut bytes, budget).await?;
-        if let Some((mut answer, head)) = parse(&bytes)? {
-            if wanted == BodyWanted::Body && answer.status != 204 {
-                while bytes.len() < MAX_ANSWER
-                    && matches!(more(stream, &mut bytes, budget).await, Ok(false))
-                {}
-            }
-            answer.body =
-                String::from_utf8_lossy(bytes.get(head..).unwrap_or_default()).into_owned();
-            return Ok(answer);
-        }
-        if ended && bytes.is_empty() {
-            return Err(ProbeError::Closed { step: "an answer" });
-        }
-        if ended || bytes.len() > MAX_ANSWER {
-            return Err(not_http(&bytes));
-        }
-    }
+    let request =
+        if method == "CONNECT" { request } else { request.header(header::CONNECTION, "close") };
+    request.body(Full::default())
 }
 
-/// Reads once; whether that was the end.
-async fn more<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    bytes: &mut Vec<u8>,
-    budget: TimeBudget,
-) -> Result<bool, ProbeError> {
-    let mut buffer = [0; 4096];
-    match budget.wait("answer", stream.read(&mut buffer)).await? {
-        Ok(read) => {
-            bytes.extend_from_slice(buffer.get(..read).unwrap_or_default());
-            Ok(read == 0)
+fn failure(error: HttpClientError) -> ProbeError {
+    match error {
+        HttpClientError::Malformed(received) => not_http(&received),
+        HttpClientError::Io(error) => ProbeError::of(&error, "an answer"),
+        HttpClientError::Closed | HttpClientError::TooLong => {
+            ProbeError::Closed { step: "an answer" }
         }
-        // The server closed without `close_notify`; the bytes before that are used.
-        Err(_) if !bytes.is_empty() => Ok(true),
-        Err(error) => Err(ProbeError::of(&error, "an answer")),
     }
-}
-
-/// The head, and its length; `None` if it is not whole yet.
-fn parse(bytes: &[u8]) -> Result<Option<(ProbeAnswer, usize)>, ProbeError> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut head = httparse::Response::new(&mut fields);
-    let length = match head.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err(not_http(bytes)),
-    };
-    let date = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case("date"));
-    let answer = ProbeAnswer {
-        status: head.code.unwrap_or_default(),
-        reason: head.reason.unwrap_or_default().to_owned(),
-        body: String::new(),
-        clock_ahead_ms: date.and_then(|field| ahead(field.value)),
-    };
-    Ok(Some((answer, length)))
 }
 
 fn not_http(bytes: &[u8]) -> ProbeError {
@@ -148,8 +127,11 @@ fn ahead(date: &[u8]) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
 
     async fn answer_to(said: &'static [u8], wanted: BodyWanted) -> Result<ProbeAnswer, ProbeError> {
         let (mut ours, mut theirs) = tokio::io::duplex(4096);

@@ -12,6 +12,7 @@ pub mod blocking;
 pub mod clock;
 pub mod dial;
 pub mod handover;
+pub mod http_client;
 pub mod listen;
 pub mod local;
 pub mod proxy_protocol;
