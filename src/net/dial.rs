@@ -123,7 +123,7 @@ pub async fn race(
     }
 }
 
-type DialAttempt = Pin<Box<dyn Future<Output = Result<(TcpStream, SocketAddr), DialError>>>>;
+type DialAttempt = Pin<Box<dyn Future<Output = Result<(TcpStream, SocketAddr), DialError>> + Send>>;
 
 fn attempt(addr: SocketAddr) -> DialAttempt {
     Box::pin(async move {

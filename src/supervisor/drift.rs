@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, header};
+use http_body_util::Full;
 use tokio::task::{JoinHandle, spawn_local};
 
 use crate::admin::report::Status;
@@ -13,18 +15,17 @@ use crate::generation::Generation;
 use crate::generation::drift::{
     CLASSES, ConfigDigest, DriftPeer, MAX_ANSWER, PeerState, REQUEST_FIELD,
 };
-use crate::net::WorkerLocal;
 use crate::telemetry::Metrics;
 use crate::upstream::Endpoint;
-use crate::upstream::check::fetch;
+use crate::upstream::fetch::{FetchLimits, fetch};
 
 use super::checks::jittered;
 
 /// Delay between a start or reload and the first comparison.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 
-/// Time limit of one comparison.
-const COMPARE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Limits of one comparison.
+const LIMITS: FetchLimits = FetchLimits { body: MAX_ANSWER, time: Duration::from_secs(10) };
 
 /// Maximum number of differences that one log line names.
 const MAX_NAMED_PER_LINE: usize = 5;
@@ -74,7 +75,6 @@ impl DriftMonitor {
     /// Starts one task per peer. `before` is the state of the peers of the previous generation.
     fn compare(&mut self, generation: &Arc<Generation>, before: &[DriftPeer]) {
         let Some(drift) = &generation.config.drift else { return };
-        let local = WorkerLocal::new();
         let peers = drift.peers.iter().filter_map(|id| generation.upstreams.get(id.0));
         for upstream in peers {
             for endpoint in &upstream.endpoints {
@@ -88,7 +88,6 @@ impl DriftMonitor {
                     announces: upstream.announces,
                     metrics: Arc::clone(&self.metrics),
                     status: Rc::clone(&self.status),
-                    local: Rc::clone(&local),
                 })));
             }
         }
@@ -102,7 +101,6 @@ struct ComparedPeer {
     announces: bool,
     metrics: Arc<Metrics>,
     status: Rc<RefCell<Status>>,
-    local: Rc<WorkerLocal>,
 }
 
 /// Compares periodically. Ends if this gateway has no digest.
@@ -131,12 +129,17 @@ impl ComparedPeer {
             let why = "the system has no random numbers";
             return without(PeerState::Unreachable, why.to_owned());
         };
-        let head = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-drift\r\n{REQUEST_FIELD}: {question}\r\nConnection: close\r\n\r\n",
-        );
-        let asked = (head, self.announces);
-        let bounds = (MAX_ANSWER, COMPARE_TIMEOUT);
-        match fetch(&self.endpoint, asked, bounds, &self.local).await {
+        let request = Request::get(path)
+            .header(header::HOST, host)
+            .header(header::USER_AGENT, "app-gateway-drift")
+            .header(REQUEST_FIELD, &*question)
+            .header(header::CONNECTION, "close")
+            .body(Full::default());
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return without(PeerState::Unreachable, error.to_string()),
+        };
+        match fetch(&self.endpoint, self.announces, request, LIMITS).await {
             Err(fault) => without(PeerState::Unreachable, fault.to_string()),
             Ok((200, body)) => {
                 let (state, detail, differences) = digest.judge(&question, &body);

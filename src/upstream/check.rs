@@ -11,7 +11,7 @@ use crate::message::{Framing, Reason, ResponseHead};
 use crate::net::WorkerLocal;
 use crate::net::proxy_protocol::v2;
 
-use super::connect::{ConnectError, blame, connect, connect_tcp, tls_handshake};
+use super::connect::{ConnectError, blame, connect_tcp, tls_handshake};
 use super::exchange::{BodyStep, Exchange, ResponseHeadPoll};
 use super::{Endpoint, PooledConn, Stream};
 
@@ -180,7 +180,8 @@ pub async fn ask(
     }
 }
 
-fn fault(reason: Reason, detail: String) -> CheckFault {
+/// The failure to connect, as a fault.
+pub(super) fn fault(reason: Reason, detail: String) -> CheckFault {
     let word = match reason {
         Reason::UpstreamUnresolved => FaultKind::Unresolved,
         Reason::UpstreamConnectTimeout => FaultKind::Timeout,
@@ -258,58 +259,6 @@ async fn begin(
     });
     let head = head.await.map_err(|failure| failure.reason)?;
     Ok((exchange, head))
-}
-
-/// Asks an endpoint for something and reads the whole answer: status, and at most `most` bytes of
-/// body. `head` is all of the request; `announces`: as in [`HealthCheck`].
-///
-/// # Errors
-///
-/// [`CheckFault`], also if there is more.
-///
-/// # Cancellation
-///
-/// Dropping the future closes the connection.
-pub async fn fetch(
-    endpoint: &Endpoint,
-    (head, announces): (String, bool),
-    (most, time): (usize, Duration),
-    local: &WorkerLocal,
-) -> Result<(u16, Vec<u8>), CheckFault> {
-    let deadline = Instant::now() + time;
-    let mut first = Vec::new();
-    if announces {
-        v2::announce_own(&mut first);
-    }
-    let stream = connect(endpoint, None, time, &first)
-        .await
-        .map_err(|ConnectError { reason, detail, .. }| fault(reason, detail))?;
-    let whole = whole(stream, head, most, local);
-    timeout_at(deadline, whole).await.unwrap_or_else(|_| {
-        Err(fault(Reason::UpstreamConnectTimeout, format!("no whole answer within {time:?}")))
-    })
-}
-
-async fn whole(
-    stream: Stream,
-    head: String,
-    most: usize,
-    local: &WorkerLocal,
-) -> Result<(u16, Vec<u8>), CheckFault> {
-    let answer = |detail: &str| CheckFault { word: FaultKind::Answer, detail: detail.to_owned() };
-    let (mut exchange, head) = begin(stream, head, local).await.map_err(unusable)?;
-    let mut body = Vec::new();
-    loop {
-        let mut keep = |_: &mut std::task::Context<'_>, data: &[u8]| body.extend_from_slice(data);
-        let step = poll_fn(|cx| exchange.poll_body(cx, local, &mut keep)).await;
-        if body.len() > most {
-            return Err(answer("the answer is too long"));
-        }
-        match step.map_err(unusable)? {
-            BodyStep::Some => {}
-            BodyStep::End(_) => return Ok((head.status, body)),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -188,7 +188,7 @@ pub async fn tls_handshake(
 }
 
 /// Words for a failed handshake, by its cause.
-fn handshake_error(error: &io::Error) -> String {
+pub(super) fn handshake_error(error: &io::Error) -> String {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     match cause {
         Some(rustls::Error::InvalidCertificate(
@@ -212,7 +212,7 @@ fn handshake_error(error: &io::Error) -> String {
     }
 }
 
-fn failed(endpoint: &Endpoint, reason: Reason, detail: String) -> ConnectError {
+pub(super) fn failed(endpoint: &Endpoint, reason: Reason, detail: String) -> ConnectError {
     ConnectError { reason, endpoint: endpoint.label.to_string(), detail }
 }
 

@@ -15,6 +15,7 @@ pub mod eject;
 pub mod engine_io;
 pub mod exchange;
 pub mod failover;
+pub mod fetch;
 pub mod health;
 pub mod pool;
 pub mod resolve;
