@@ -1,13 +1,12 @@
 //! The route tester: `explain` in the page, a form that is sent with GET.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use maud::{Markup, html};
+
 use crate::generation::Generation;
 use crate::generation::explain::{Explanation, RequestQuery};
-
-use super::escape::Escaped;
 
 /// Offered methods.
 const METHOD_CHOICES: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
@@ -84,37 +83,40 @@ impl ExplainForm {
     }
 
     /// The form with the explanation.
-    pub(super) fn section(&self, told: Option<&str>) -> String {
-        let mut out = String::from(
-            "<section id=\"tester\" aria-labelledby=\"tester-h\"><h2 id=\"tester-h\">How would a request be decided?</h2>\
-             <form action=\"/ui#tester\" method=\"get\"><div><label for=\"method\">Method</label><select id=\"method\" name=\"method\">",
-        );
-        for method in METHOD_CHOICES {
-            let chosen = if *method == *self.method { " selected" } else { "" };
-            let _ = write!(out, "<option{chosen}>{method}</option>");
+    pub(super) fn section(&self, told: Option<&str>) -> Markup {
+        html! {
+            section id="tester" aria-labelledby="tester-h" {
+                h2 id="tester-h" { "How would a request be decided?" }
+                form action="/ui#tester" method="get" {
+                    div {
+                        label for="method" { "Method" }
+                        select id="method" name="method" {
+                            @for method in METHOD_CHOICES {
+                                option selected[*method == *self.method] { (method) }
+                            }
+                        }
+                    }
+                    div class="wide" {
+                        label for="url" { "URL as the client types it" }
+                        input id="url" name="url" required value=(self.url)
+                            placeholder="https://chat.example.com:8443/socket.io/";
+                    }
+                    div {
+                        label for="from" { "Address of the client" }
+                        input id="from" name="from" value=(self.from) placeholder="203.0.113.1";
+                    }
+                    div class="check" {
+                        input type="checkbox" id="websocket" name="websocket" value="1"
+                            checked[self.websocket];
+                        label for="websocket" { "WebSocket" }
+                    }
+                    div { button { "Explain" } }
+                }
+                @if let Some(told) = told {
+                    pre tabindex="0" aria-label="Explanation" { (told) }
+                }
+            }
         }
-        let websocket = if self.websocket { " checked" } else { "" };
-        let _ = write!(
-            out,
-            "</select></div>\
-             <div class=\"wide\"><label for=\"url\">URL as the client types it</label>\
-             <input id=\"url\" name=\"url\" required value=\"{}\" placeholder=\"https://chat.example.com:8443/socket.io/\"></div>\
-             <div><label for=\"from\">Address of the client</label>\
-             <input id=\"from\" name=\"from\" value=\"{}\" placeholder=\"203.0.113.1\"></div>\
-             <div class=\"check\"><input type=\"checkbox\" id=\"websocket\" name=\"websocket\" value=\"1\"{websocket}><label for=\"websocket\">WebSocket</label></div>\
-             <div><button>Explain</button></div></form>",
-            Escaped(&self.url),
-            Escaped(&self.from),
-        );
-        if let Some(told) = told {
-            let _ = write!(
-                out,
-                "<pre tabindex=\"0\" aria-label=\"Explanation\">{}</pre>",
-                Escaped(told)
-            );
-        }
-        out.push_str("</section>");
-        out
     }
 }
 
@@ -163,7 +165,8 @@ mod tests {
         {
             assert!(ExplainForm::of(Some(bad)).question().is_err(), "{bad}");
         }
-        let shown = ExplainForm::of(Some("url=%22%3E%3Cscript%3E")).section(Some("<b>"));
+        let shown =
+            ExplainForm::of(Some("url=%22%3E%3Cscript%3E")).section(Some("<b>")).into_string();
         assert!(!shown.contains("<script") && !shown.contains("<b>"), "{shown}");
     }
 }

@@ -1,7 +1,7 @@
 //! The status page: shows the state of the gateway at a glance, as HTML.
 //!
 //! Its content comes from `/status` and `/metrics`. The page needs no script and no other host;
-//! where scripts run, server-sent events keep it up to date. It changes nothing, and it escapes
+//! where scripts run, server-sent events keep it up to date. It changes nothing, and maud escapes
 //! every value.
 
 mod egress;
@@ -27,6 +27,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::generation::virtual_server::RouteAction;
 use crate::generation::{Generation, ListenerService, PassthroughListener};
@@ -34,7 +35,7 @@ use crate::socketio::report::SessionReport;
 
 use super::report::{RouteHour, Status};
 use super::{AdminApi, CommandOrigin, guard, has_host};
-use escape::Escaped;
+use escape::without_controls;
 use events::EventStream;
 use explain_form::ExplainForm;
 use figures::Figures;
@@ -166,7 +167,7 @@ pub(super) async fn answer(
             let serving = api.page.serving.borrow().clone();
             let told = asked.told(serving).await;
             let tester = asked.section(told.as_deref());
-            plain(StatusCode::OK, "text/html; charset=utf-8", whole(&live, &tester))
+            plain(StatusCode::OK, "text/html; charset=utf-8", whole(live, tester))
         }
         "/ui/page.css" => plain(StatusCode::OK, "text/css; charset=utf-8", STYLE),
         "/ui/page.js" => plain(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT),
@@ -273,20 +274,32 @@ fn goes(action: &RouteAction) -> String {
     }
 }
 
-/// The page around the sections.
-fn whole(live: &str, tester: &str) -> String {
-    let version = Escaped(env!("CARGO_PKG_VERSION"));
-    format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta name=\"color-scheme\" content=\"light dark\">\
-         <title>app-gateway</title><link rel=\"icon\" href=\"data:,\">\
-         <link rel=\"stylesheet\" href=\"/ui/page.css\">\
-         <script src=\"/ui/page.js\" defer></script></head><body>\
-         <header><h1>app-gateway <small>{version}</small></h1>\
-         <p id=\"link\">as it was when loaded <noscript><a href=\"/ui\">load again</a></noscript></p></header>\
-         <main><div id=\"live\">{live}</div>{tester}</main></body></html>\n"
-    )
+/// The page around the sections. `live` is markup.
+fn whole(live: String, tester: Markup) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { "app-gateway" }
+                link rel="icon" href="data:,";
+                link rel="stylesheet" href="/ui/page.css";
+                script src="/ui/page.js" defer {}
+            }
+            body {
+                header {
+                    h1 { "app-gateway " small { (env!("CARGO_PKG_VERSION")) } }
+                    p id="link" {
+                        "as it was when loaded " noscript { a href="/ui" { "load again" } }
+                    }
+                }
+                main { div id="live" { (PreEscaped(live)) } (tester) }
+            }
+        }
+    };
+    without_controls(page.into_string())
 }
 
 fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<PageBody> {

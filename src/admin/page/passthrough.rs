@@ -1,37 +1,38 @@
 //! Passthrough section of the status page: connections of each route, and rejections by reason.
 
-use std::fmt::Write as _;
+use maud::{Markup, html};
 
 use super::PageView;
-use super::escape::Escaped;
-use super::sections::{MAX_TABLE_ROWS, TABLE_END, table};
+use super::sections::{MAX_TABLE_ROWS, NOTHING, PageTable};
 
-pub(super) fn section(out: &mut String, view: &PageView<'_>) {
+pub(super) fn section(view: &PageView<'_>) -> Markup {
     let all = &view.status.passed_through;
     if all.is_empty() {
-        return;
+        return NOTHING;
     }
-    let about = "Connections forwarded without terminating TLS, since their route was configured";
-    let columns = ["Route", "Goes to", "Open", "Passed on", "Not passed on", "Profile"];
-    table(out, ("passed", "Passed through", about), &columns);
-    for one in all.iter().take(MAX_TABLE_ROWS) {
-        let goes = one.upstream.as_deref().unwrap_or("–");
-        let _ = write!(
-            out,
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td><td class=\"why\">",
-            Escaped(&one.route),
-            Escaped(goes),
-            one.open,
-            one.passed
-        );
-        for (index, (word, count)) in one.refused.iter().enumerate() {
-            let comma = if index > 0 { ", " } else { "" };
-            let _ = write!(out, "{comma}{} {count}×", Escaped(word));
+    let table = PageTable {
+        id: "passed",
+        title: "Passed through",
+        about: "Connections forwarded without terminating TLS, since their route was configured",
+        columns: &["Route", "Goes to", "Open", "Passed on", "Not passed on", "Profile"],
+    };
+    let rows = html! {
+        @for one in all.iter().take(MAX_TABLE_ROWS) {
+            tr {
+                th scope="row" { (one.route) }
+                td { (one.upstream.as_deref().unwrap_or("–")) }
+                td { (one.open) }
+                td { (one.passed) }
+                td class="why" {
+                    @for (index, (word, count)) in one.refused.iter().enumerate() {
+                        @if index > 0 { ", " }
+                        (word) " " (count) "×"
+                    }
+                    @if one.refused.is_empty() { "–" }
+                }
+                td { (one.profile) }
+            }
         }
-        if one.refused.is_empty() {
-            out.push('–');
-        }
-        let _ = write!(out, "</td><td>{}</td></tr>", Escaped(&one.profile));
-    }
-    out.push_str(TABLE_END);
+    };
+    table.section(rows, NOTHING)
 }

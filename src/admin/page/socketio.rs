@@ -1,27 +1,21 @@
 //! Socket.IO section of the status page: sessions by state, and causes of polling.
 
-use std::fmt::Write as _;
+use maud::{Markup, html};
 
 use crate::socketio::report::{SessionReport, SessionRow};
 
-use super::escape::Escaped;
-use super::sections::{TABLE_END, coded, row, table};
+use super::sections::{NOTHING, PageTable, coded, row};
 
 /// Sessions shown.
 const MAX_SESSIONS_SHOWN: usize = 10;
 
-// Writing to a String cannot fail; that is what `let _` stands for here.
-
-/// Writes the section; nothing if Socket.IO is unused.
-pub(super) fn section(out: &mut String, report: &SessionReport) {
+/// The section; nothing if Socket.IO is unused.
+pub(super) fn section(report: &SessionReport) -> Markup {
     let counts = &report.counts;
     let silent = report.causes.is_empty() && report.warnings.is_empty();
     if counts.open() + counts.ended == 0 && silent {
-        return;
+        return NOTHING;
     }
-    out.push_str(
-        "<section id=\"socketio\" aria-labelledby=\"socketio-h\"><h2 id=\"socketio-h\">Socket.IO</h2><dl>",
-    );
     let facts = [
         ("on a WebSocket after polling", counts.upgraded),
         ("on a WebSocket from the start", counts.direct),
@@ -29,74 +23,70 @@ pub(super) fn section(out: &mut String, report: &SessionReport) {
         ("just opened", counts.polling),
         ("ended in the last ten minutes", counts.ended),
     ];
-    for (name, count) in facts {
-        let _ = write!(out, "<div><dt>{name}</dt><dd>{count}</dd></div>");
-    }
-    out.push_str("</dl>");
-    for warning in &report.warnings {
-        let _ = write!(out, "<p class=\"bad\">{}</p>", coded(warning));
-    }
-    for timer in &report.timers {
-        let _ = write!(
-            out,
-            "<p class=\"bad\">An idle timer of about {} s {} cuts sessions of {} ({}), whose heartbeat is longer.</p>",
-            timer.seconds,
-            timer.place,
-            Escaped(&timer.upstream),
-            Escaped(&timer.profile)
-        );
-    }
-    if report.dropped_sessions + report.dropped_events > 0 {
-        out.push_str("<p>This list is incomplete: some sessions were dropped because the tracking table was full.</p>");
-    }
-    out.push_str("</section>");
-    if !report.causes.is_empty() {
-        causes(out, report);
+    html! {
+        section id="socketio" aria-labelledby="socketio-h" {
+            h2 id="socketio-h" { "Socket.IO" }
+            dl { @for (name, count) in facts { div { dt { (name) } dd { (count) } } } }
+            @for warning in &report.warnings { p class="bad" { (coded(warning)) } }
+            @for timer in &report.timers {
+                p class="bad" {
+                    "An idle timer of about " (timer.seconds) " s " (timer.place)
+                    " cuts sessions of " (timer.upstream) " (" (timer.profile)
+                    "), whose heartbeat is longer."
+                }
+            }
+            @if report.dropped_sessions + report.dropped_events > 0 {
+                p {
+                    "This list is incomplete: some sessions were dropped because the tracking \
+                     table was full."
+                }
+            }
+        }
+        @if !report.causes.is_empty() { (causes(report)) (without_websocket(report)) }
     }
 }
 
-fn causes(out: &mut String, report: &SessionReport) {
-    out.push_str(
-        "<section id=\"socketio-causes\" aria-labelledby=\"socketio-causes-h\">\
-         <h2 id=\"socketio-causes-h\">Why sessions stay on polling</h2><ul>",
-    );
-    for one in &report.causes {
-        let _ = write!(
-            out,
-            "<li><b>{}</b>: {} stuck now, {} ended of late. {} <span class=\"remedy\">{}</span></li>",
-            Escaped(&one.cause),
-            one.stuck,
-            one.ended,
-            coded(&one.meaning),
-            coded(&one.next)
-        );
+fn causes(report: &SessionReport) -> Markup {
+    html! {
+        section id="socketio-causes" aria-labelledby="socketio-causes-h" {
+            h2 id="socketio-causes-h" { "Why sessions stay on polling" }
+            ul {
+                @for one in &report.causes {
+                    li {
+                        b { (one.cause) } ": " (one.stuck) " stuck now, " (one.ended)
+                        " ended of late. " (coded(&one.meaning)) " "
+                        span class="remedy" { (coded(&one.next)) }
+                    }
+                }
+            }
+        }
     }
-    out.push_str("</ul></section>");
-    let about = "The latest of them, by the short form of their id; all: app-gateway why-polling";
-    let columns = ["Session", "Cause", "Client", "Route", "Polls", "For", "Evidence"];
-    table(out, ("socketio-stuck", "Sessions without a WebSocket", about), &columns);
+}
+
+fn without_websocket(report: &SessionReport) -> Markup {
+    let table = PageTable {
+        id: "socketio-stuck",
+        title: "Sessions without a WebSocket",
+        about: "The latest of them, by the short form of their id; all: app-gateway why-polling",
+        columns: &["Session", "Cause", "Client", "Route", "Polls", "For", "Evidence"],
+    };
     // The latest first: stuck ones come oldest first.
     let stuck = report.stuck.iter().rev().take(MAX_SESSIONS_SHOWN);
-    for one in stuck.chain(report.ended.iter().take(MAX_SESSIONS_SHOWN)) {
-        session(out, one);
-    }
-    out.push_str(TABLE_END);
+    let all = stuck.chain(report.ended.iter().take(MAX_SESSIONS_SHOWN));
+    table.section(html! { @for one in all { (session(one)) } }, NOTHING)
 }
 
-fn session(out: &mut String, one: &SessionRow) {
+fn session(one: &SessionRow) -> Markup {
     let state = if one.state == "stuck" { "" } else { " (ended)" };
-    row(
-        out,
-        &[
-            &one.session,
-            &format!("{}{state}", one.cause.as_deref().unwrap_or("–")),
-            &one.client,
-            &format!("{} ({})", one.route, one.profile),
-            &one.polls.to_string(),
-            &format!("{} s", one.seconds),
-            one.evidence.as_deref().unwrap_or("–"),
-        ],
-    );
+    row(&[
+        &one.session,
+        &format!("{}{state}", one.cause.as_deref().unwrap_or("–")),
+        &one.client,
+        &format!("{} ({})", one.route, one.profile),
+        &one.polls.to_string(),
+        &format!("{} s", one.seconds),
+        one.evidence.as_deref().unwrap_or("–"),
+    ])
 }
 
 #[cfg(test)]
@@ -108,9 +98,7 @@ mod tests {
 
     #[test]
     fn says_nothing_where_there_is_nothing() {
-        let mut out = String::new();
-        section(&mut out, &SessionReport::default());
-        assert_eq!(out, "");
+        assert_eq!(section(&SessionReport::default()).into_string(), "");
     }
 
     #[test]
@@ -154,8 +142,7 @@ mod tests {
             dropped_sessions: 1,
             dropped_events: 0,
         };
-        let mut out = String::new();
-        section(&mut out, &report);
+        let out = section(&report).into_string();
         assert!(!out.contains("<img") && !out.contains("\"'"), "{out}");
         assert_eq!(out.matches("&lt;img").count(), 18, "{out}");
         assert_eq!(out.matches("(ended)").count(), 1);
