@@ -71,9 +71,10 @@ mod tests {
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
         assert_eq!(stream.unacknowledged(), Some(0));
+        let piece = vec![0; 65_536];
         let full = timeout(Duration::from_millis(200), async {
             loop {
-                stream.write_all(&[0; 65_536]).await.unwrap();
+                stream.write_all(&piece).await.unwrap();
             }
         });
         full.await.unwrap_err();

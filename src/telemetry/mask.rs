@@ -99,6 +99,9 @@ impl QueryMask {
     }
 
     fn has_secret(&self, text: &[u8]) -> bool {
+        if memchr::memchr(b'=', text).is_none() {
+            return false;
+        }
         let mut parameters = text.split(|byte| is_separator(*byte));
         parameters.any(|parameter| self.secret(parameter).is_some())
     }
@@ -135,17 +138,15 @@ impl QueryMask {
             secrets(name.len()).iter().any(|secret| is_same(name, secret))
                 || self.more.iter().any(|secret| is_same(name, secret))
         };
-        let mut parts = name.split(|byte| matches!(byte, b'[' | b']' | b'.'));
-        is_one(name) || (parts.clone().nth(1).is_some() && parts.any(is_one))
+        is_one(name)
+            || (memchr::memchr3(b'[', b']', b'.', name).is_some()
+                && name.split(|byte| matches!(byte, b'[' | b']' | b'.')).any(is_one))
     }
 
     /// Returns `true` if a value is a URL or query with a secret parameter.
     fn holds_secret(&self, value: &[u8]) -> bool {
-        let mut escapes = memchr::memmem::find_iter(value, b"%3");
-        let has_equals = memchr::memchr(b'=', value).is_some()
-            || escapes
-                .any(|at| value.get(at + 2).is_some_and(|digit| matches!(digit, b'd' | b'D')));
-        if !has_equals {
+        // A parameter has an equals sign, perhaps percent-encoded, perhaps more than once.
+        if memchr::memchr2(b'=', b'%', value).is_none() {
             return false;
         }
         let value = decoded(value);

@@ -26,11 +26,13 @@ const [FACEBOOK, VIBER, TWILIO] = NAMES;
 const SECRET = 'tide table';
 
 describe('the forward proxy', { skip: gatewayOnly }, () => {
-  let world, gateway, origin, plain, proxy, secured;
+  let world, gateway, origin, retrying, plain, proxy, secured;
 
   before(async () => {
     world = await openWorld('forward', { names: ['proxy.test'] });
     origin = await listen(https.createServer(keyAndCertificate(world.ca.issue('platforms', NAMES)), answer));
+    // Its one group makes a client that guesses another send a second ClientHello (RFC 8446 section 4.1.4).
+    retrying = await listen(https.createServer({ ...keyAndCertificate(world.ca.issue('retrying', NAMES)), ecdhCurve: 'prime256v1' }, answer));
     plain = await listen(http.createServer(answer));
     const users = join(world.dir, 'users');
     const hash = execFileSync('openssl', ['passwd', '-6', '-stdin'], { input: SECRET }).toString().trim();
@@ -47,7 +49,7 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
   }
 
   async function config(settings) {
-    const ports = [origin, plain];
+    const ports = [origin, retrying, plain];
     const address = { addresses: [`${world.upstreamAddress}/32`], ports, 'connect-ports': ports };
     // Only TLS with the right server name, as on port 443. Plain HTTP has a port of its own.
     const sni = { mismatch: 'refuse', missing: 'refuse', 'not-tls': 'refuse' };
@@ -229,6 +231,19 @@ print(json.dumps({"facebook": get(facebook), "twilio": get(twilio, user), "plain
     await assert.rejects(fronted);
     const line = await gateway.accessLine('of the refusal', (l) => l.reason === 'egress_sni_mismatch');
     assert.deepEqual([line.sni, line.close_reason, line.response_bytes], [VIBER, 'rejected', 0]);
+  });
+
+  test('openssl: a handshake with a HelloRetryRequest passes, another server name does not', async () => {
+    const client = (name) => run('openssl', ['s_client', '-proxy', `${proxy.host}:${proxy.port}`, '-connect', `${FACEBOOK}:${retrying}`, '-servername', name,
+      '-CAfile', world.ca.crt, '-tls1_3', '-groups', 'X25519:P-256', '-msg', '-ign_eof'], { input: `GET /me?x=1 HTTP/1.1\r\nHost: ${name}\r\nConnection: close\r\n\r\n` });
+    const allowed = await client(FACEBOOK);
+    assert.equal(allowed.out.match(/>>> .*ClientHello/g).length, 2, 'the origin asked for another group');
+    assert.match(allowed.out, /Verify return code: 0/);
+    assert.match(allowed.out, /HTTP\/1\.1 200 OK/);
+    const refused = await client(VIBER);
+    assert.doesNotMatch(refused.out, /HTTP\/1\.1/);
+    const line = await gateway.accessLine('of the mismatch', (l) => l.reason === 'egress_sni_mismatch' && l.destination.endsWith(`:${retrying}`));
+    assert.deepEqual([line.sni, line.response_bytes], [VIBER, 0]);
   });
 
   test('no password is in any log', async () => {

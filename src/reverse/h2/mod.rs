@@ -91,11 +91,10 @@ impl H2Request {
         let upgrade = protocol == Some(true);
         let (parts, body) = request.into_parts();
         let head = RequestHead::from_h2(&parts, upgrade, body.is_end_stream());
-        let head =
-            head.and_then(
-                |head| if protocol == Some(false) { Err(Reason::BadUpgrade) } else { Ok(head) },
-            );
         let head = head.and_then(|head| {
+            if protocol == Some(false) {
+                return Err(Reason::BadUpgrade);
+            }
             let limits = &self.virtual_server.limits;
             if head.fields.len() > limits.header_count || head.list_size() > limits.header_size {
                 Err(Reason::HeaderTooLarge)

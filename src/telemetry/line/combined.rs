@@ -9,6 +9,7 @@
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::addr::text::write_ip;
@@ -18,20 +19,22 @@ use crate::telemetry::timestamp::TimestampCache;
 use super::json::is_plain;
 use super::{Key, LineWriter, MAX_FIELD_BYTES};
 
-/// A line in the format `combined`. Fields are kept until the end, because their order differs.
+/// A line in the format `combined`. Fields are kept until the end, because their order differs; all
+/// are in one buffer.
 pub struct Combined<'a> {
     mask: &'a QueryMask,
     client: Option<IpAddr>,
     status: u64,
     bytes: u64,
-    user: Vec<u8>,
-    method: Vec<u8>,
-    scheme: Vec<u8>,
-    destination: Vec<u8>,
-    path: Vec<u8>,
-    protocol: Vec<u8>,
-    referrer: Vec<u8>,
-    agent: Vec<u8>,
+    kept: Vec<u8>,
+    user: Range<usize>,
+    method: Range<usize>,
+    scheme: Range<usize>,
+    destination: Range<usize>,
+    path: Range<usize>,
+    protocol: Range<usize>,
+    referrer: Range<usize>,
+    agent: Range<usize>,
 }
 
 impl<'a> Combined<'a> {
@@ -43,14 +46,15 @@ impl<'a> Combined<'a> {
             client: None,
             status: 0,
             bytes: 0,
-            user: Vec::new(),
-            method: Vec::new(),
-            scheme: Vec::new(),
-            destination: Vec::new(),
-            path: Vec::new(),
-            protocol: Vec::new(),
-            referrer: Vec::new(),
-            agent: Vec::new(),
+            kept: Vec::with_capacity(INITIAL_CAPACITY),
+            user: 0..0,
+            method: 0..0,
+            scheme: 0..0,
+            destination: 0..0,
+            path: 0..0,
+            protocol: 0..0,
+            referrer: 0..0,
+            agent: 0..0,
         }
     }
 
@@ -63,7 +67,7 @@ impl<'a> Combined<'a> {
             None => out.push(b'-'),
         }
         out.extend_from_slice(b" - ");
-        variable(out, &self.user);
+        variable(out, self.field(&self.user));
         out.extend_from_slice(b" [");
         stamp.write_common(out);
         out.extend_from_slice(b"] \"");
@@ -74,25 +78,29 @@ impl<'a> Combined<'a> {
         }
         // Three digits, as in nginx.
         let _ = write!(out, "\" {:03} {} \"", self.status, self.bytes);
-        variable(out, &self.referrer);
+        variable(out, self.field(&self.referrer));
         out.extend_from_slice(b"\" \"");
-        variable(out, &self.agent);
+        variable(out, self.field(&self.agent));
         out.push(b'"');
     }
 
+    fn field(&self, range: &Range<usize>) -> &[u8] {
+        self.kept.get(range.clone()).unwrap_or_default()
+    }
+
     fn request(&self, out: &mut Vec<u8>) {
-        escape(out, &self.method);
+        escape(out, self.field(&self.method));
         out.push(b' ');
         if !self.scheme.is_empty() {
-            escape(out, &self.scheme);
+            escape(out, self.field(&self.scheme));
             out.extend_from_slice(b"://");
         }
-        escape(out, &self.destination);
-        escape(out, &self.path);
+        escape(out, self.field(&self.destination));
+        escape(out, self.field(&self.path));
         out.push(b' ');
-        escape(out, &self.protocol);
+        escape(out, self.field(&self.protocol));
         // nginx, too, writes HTTP/2 with a minor version.
-        if self.protocol == b"HTTP/2" {
+        if self.field(&self.protocol) == b"HTTP/2" {
             out.extend_from_slice(b".0");
         }
     }
@@ -109,7 +117,7 @@ impl LineWriter for Combined<'_> {
             Key::Agent => &mut self.agent,
             _ => return,
         };
-        append(into, value);
+        *into = append(&mut self.kept, value);
     }
 
     fn number(&mut self, key: Key, value: u64) {
@@ -134,26 +142,35 @@ impl LineWriter for Combined<'_> {
             Key::Referrer => &mut self.referrer,
             _ => return,
         };
-        append(into, &self.mask.masked(value));
+        *into = append(&mut self.kept, &self.mask.masked(value));
     }
 }
 
+/// Bytes that the fields of a usual request need.
+const INITIAL_CAPACITY: usize = 512;
+
+/// Length of an escaped byte: `\xC3`.
+const ESCAPED_BYTES: usize = 4;
+
 /// Keeps a value, shortened to [`MAX_FIELD_BYTES`] after escaping. Three dots mark the omitted
 /// part, because the format is ASCII.
-fn append(into: &mut Vec<u8>, value: &[u8]) {
-    if value.len() <= MAX_FIELD_BYTES && is_plain(value) {
-        return into.extend_from_slice(value);
+fn append(kept: &mut Vec<u8>, value: &[u8]) -> Range<usize> {
+    let start = kept.len();
+    if value.len() <= MAX_FIELD_BYTES / ESCAPED_BYTES {
+        kept.extend_from_slice(value);
+        return start..kept.len();
     }
     let mut size = 0;
     let fits = |byte: &u8| {
-        size += if is_escaped(*byte) { 4 } else { 1 };
+        size += if is_escaped(*byte) { ESCAPED_BYTES } else { 1 };
         size <= MAX_FIELD_BYTES
     };
     let taken = value.iter().copied().take_while(fits).count();
-    into.extend_from_slice(value.get(..taken).unwrap_or_default());
+    kept.extend_from_slice(value.get(..taken).unwrap_or_default());
     if taken < value.len() {
-        let _ = write!(into, "...+{}", value.len() - taken);
+        let _ = write!(kept, "...+{}", value.len() - taken);
     }
+    start..kept.len()
 }
 
 /// Returns `true` for bytes that nginx escapes: quote, backslash and all but printable ASCII.
