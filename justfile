@@ -20,6 +20,14 @@ test:
 lint:
     scripts/test.sh lint
 
+# Format the Rust, Python and JavaScript sources, after scripts/test.sh lint has installed what it needs
+format:
+    cargo fmt
+    cargo fmt --manifest-path bench/load/Cargo.toml
+    cargo fmt --manifest-path bench/pingora/Cargo.toml
+    target/tools/python/bin/ruff format .
+    tests/e2e/node_modules/.bin/prettier --write --log-level warn '**/*.{js,mjs}'
+
 # Run unit, integration and documentation tests
 rust:
     scripts/test.sh rust

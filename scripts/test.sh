@@ -10,6 +10,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly CARGO_DENY_VERSION=0.20.2
+readonly RUFF_VERSION=0.17.6
 target="${CARGO_TARGET_DIR:-$PWD/target}"
 tools="$target/tools"
 export PATH="$tools/bin:$PATH:/usr/sbin:/sbin"
@@ -52,6 +53,8 @@ debian_packages() {
   [ -e /usr/include/stdio.h ] || echo libc6-dev
   # A client of the forward proxy.
   /usr/bin/python3 -c 'import requests' 2>/dev/null || echo python3-requests
+  # Python with venv and pip, for ruff.
+  python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 }
 
@@ -104,6 +107,23 @@ unit_tests() {
     cargo test --locked --no-fail-fast --lib --bins --tests
   fi
 }
+
+install_ruff() {
+  local python="$tools/python"
+  if [ "$("$python/bin/ruff" --version 2>/dev/null)" = "ruff $RUFF_VERSION" ]; then
+    echo "up to date"
+    return
+  fi
+  python3 -m venv "$python"
+  "$python/bin/pip" install --quiet --disable-pip-version-check "ruff==$RUFF_VERSION"
+}
+
+python_lints() {
+  "$tools/python/bin/ruff" format --check .
+  "$tools/python/bin/ruff" check .
+}
+
+javascript_formatting() { tests/e2e/node_modules/.bin/prettier --check --log-level warn '**/*.{js,mjs}'; }
 
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps; }
 
@@ -163,6 +183,10 @@ for part in "${parts[@]}"; do
       step "Clippy without the demo" clippy --no-default-features
       step "Formatting of the bench" bench_formatting
       step "Clippy of the bench" bench_clippy
+      step "ruff" install_ruff
+      step "Formatting and lints of the Python scripts" python_lints
+      step "Node modules" install_node_modules
+      step "Formatting of the JavaScript" javascript_formatting
       ;;
     rust)
       step "Unit and integration tests" unit_tests
