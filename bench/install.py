@@ -116,5 +116,10 @@ def cargo(directory, *arguments, optional=False):
 
 def versions():
     """Reports missing tools that are not peers."""
-    tools = {"wrk": ["wrk", "-v"], "h2load": ["h2load", "--version"], "OpenSSL": ["openssl", "version"], "Rust": ["rustc", "--version"]}
+    tools = {
+        "wrk": ["wrk", "-v"],
+        "h2load": ["h2load", "--version"],
+        "OpenSSL": ["openssl", "version"],
+        "Rust": ["rustc", "--version"],
+    }
     return {name: said for name, command in tools.items() if (said := parts.version_of(*command))}

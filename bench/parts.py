@@ -110,7 +110,9 @@ class Bench:
 
         ecdsa = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
         if not os.path.exists(self.ca):
-            openssl("req", "-x509", *ecdsa, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=bench CA")
+            openssl(
+                "req", "-x509", *ecdsa, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=bench CA"
+            )
         names = write(
             f"{self.directory}/leaf.ext",
             f"subjectAltName=DNS:localhost,IP:{HOST}\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n",
@@ -135,7 +137,9 @@ class Bench:
         self.number += 1
         directory = f"{self.directory}/{self.number}-{peer.NAME}"
         os.mkdir(directory)
-        return Setting(directory, f"{self.directory}/{certificate}.crt", f"{self.directory}/{certificate}.key", **wanted)
+        return Setting(
+            directory, f"{self.directory}/{certificate}.crt", f"{self.directory}/{certificate}.key", **wanted
+        )
 
     def output(self, command):
         """The output of a load tool."""
@@ -231,7 +235,12 @@ class Proxy(Running):
     def __init__(self, bench, peer, setting):
         self.name, self.peer, self.setting, self.bench = peer.NAME, peer, setting, bench
         # Caddy and others need a home directory.
-        home = {**os.environ, "HOME": setting.directory, "XDG_DATA_HOME": setting.directory, "XDG_CONFIG_HOME": setting.directory}
+        home = {
+            **os.environ,
+            "HOME": setting.directory,
+            "XDG_DATA_HOME": setting.directory,
+            "XDG_CONFIG_HOME": setting.directory,
+        }
         super().__init__(peer.configure(bench, setting), setting.port, f"{setting.directory}/errors", home)
 
     def reload(self):

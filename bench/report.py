@@ -38,7 +38,12 @@ HEADLINES = [
     ("download", "CPU s/GB", "download", "s of CPU per GB"),
     ("upload", "CPU s/GB", "upload", "s of CPU per GB"),
     ("routes", "CPU us/request, 10,000 routes", "a request with 10,000 routes", "µs of CPU"),
-    ("connections", "CPU us/request, 8,000 connections", "a request at 2,000 a second on 8,000 connections", "µs of CPU"),
+    (
+        "connections",
+        "CPU us/request, 8,000 connections",
+        "a request at 2,000 a second on 8,000 connections",
+        "µs of CPU",
+    ),
     ("echo", "CPU us/message", "WebSocket message and its echo", "µs of CPU"),
     ("echo-rate", "CPU us/message", "WebSocket message at 2,000 a second", "µs of CPU"),
     ("polls", "CPU us/request", "Socket.IO poll, 2,000 a second", "µs of CPU"),
@@ -228,7 +233,9 @@ def conditions(lines):
             f"  **Other work on the machine** kept {short(statistics.median(foreign))} cores busy "
             f"({short(min(foreign))}–{short(max(foreign))}); load average before: {said['load before']}."
         )
-        out.append("  " + "; ".join(f"{name}: {version}" for name, version in said["versions"].items() if version) + ".")
+        out.append(
+            "  " + "; ".join(f"{name}: {version}" for name, version in said["versions"].items() if version) + "."
+        )
     return "\n".join(out)
 
 
@@ -302,7 +309,11 @@ def sizes(found):
 
     busy, memory = ours("mix", "CPU ms/s"), ours("mix", "MB of memory")
     base, each = ours("idle-websockets", "MB before"), ours("idle-websockets", "KB each")
-    kernel = ours("idle-websockets", "KB each in the kernel") if "KB each in the kernel" in found["idle-websockets"].rows else 0
+    kernel = (
+        ours("idle-websockets", "KB each in the kernel")
+        if "KB each in the kernel" in found["idle-websockets"].rows
+        else 0
+    )
     shake = ours("handshake-ecdsa", "CPU us/connection")
     per_chat = busy / 3000
     kb = each + kernel

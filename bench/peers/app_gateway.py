@@ -20,7 +20,7 @@ def running(setting, text, gateway=""):
         f"""
 [gateway]
 workers = {WORKERS}
-access-log = "{setting.directory + '/access.log' if setting.access_log else 'off'}"
+access-log = "{setting.directory + "/access.log" if setting.access_log else "off"}"
 {gateway}[admin]
 socket = "off"
 {text}""",

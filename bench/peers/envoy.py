@@ -56,7 +56,9 @@ def cluster(bench):
 
 def routes(setting):
     to_origin = {"cluster": "origin", "timeout": "0s", "idle_timeout": "0s"}
-    listed = [{"match": {"path": "/flip"}, "redirect": {"path_redirect": f"/to-{setting.flip}", "response_code": "FOUND"}}]
+    listed = [
+        {"match": {"path": "/flip"}, "redirect": {"path_redirect": f"/to-{setting.flip}", "response_code": "FOUND"}}
+    ]
     host = {
         "name": "bench",
         "domains": ["*"],
@@ -65,17 +67,26 @@ def routes(setting):
     }
     if not setting.routes:
         return {**host, "routes": [*listed, {"match": {"prefix": "/"}, "route": to_origin}]}
+
     # A list of routes is searched linearly; the matching tree is for many
     # (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/http/http_routing#generic-matching).
     def action(match, does):
-        return {"action": {"name": "route", "typed_config": {"@type": f"{TYPE}config.route.v3.Route", "match": match, **does}}}
+        return {
+            "action": {
+                "name": "route",
+                "typed_config": {"@type": f"{TYPE}config.route.v3.Route", "match": match, **does},
+            }
+        }
 
     prefixes = {f"/r-{n}/": action({"prefix": "/"}, {"route": to_origin}) for n in range(setting.routes)}
     prefixes["/"] = action({"prefix": "/"}, {"route": to_origin})
     prefixes["/flip"] = action({"prefix": "/"}, {"redirect": listed[0]["redirect"]})
     by_path = {
         "name": "path",
-        "typed_config": {"@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput", "header_name": ":path"},
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+            "header_name": ":path",
+        },
     }
     return {**host, "matcher": {"matcher_tree": {"input": by_path, "prefix_match_map": {"map": prefixes}}}}
 
@@ -97,7 +108,9 @@ def configure(bench, setting):
         "http2_protocol_options": {"max_concurrent_streams": 128},
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "rds": {"route_config_name": "routes", "config_source": watched},
-        "http_filters": [{"name": "router", "typed_config": {"@type": f"{TYPE}extensions.filters.http.router.v3.Router"}}],
+        "http_filters": [
+            {"name": "router", "typed_config": {"@type": f"{TYPE}extensions.filters.http.router.v3.Router"}}
+        ],
     }
     if setting.access_log:
         fields = {"time": "%START_TIME%", "request_id": "%REQ(X-REQUEST-ID)%", "client": "%DOWNSTREAM_REMOTE_ADDRESS%",

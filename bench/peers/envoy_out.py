@@ -15,7 +15,12 @@ def configure(bench, setting):
     filters = f"{TYPE}extensions.filters.http."
     route = {
         "match": {"connect_matcher": {}},
-        "route": {"cluster": "out", "timeout": "0s", "idle_timeout": "0s", "upgrade_configs": [{**connect, "connect_config": {}}]},
+        "route": {
+            "cluster": "out",
+            "timeout": "0s",
+            "idle_timeout": "0s",
+            "upgrade_configs": [{**connect, "connect_config": {}}],
+        },
     }
     manager = {
         "@type": f"{TYPE}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",

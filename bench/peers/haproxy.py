@@ -28,7 +28,7 @@ def configure(bench, setting):
         # Section 3.1, log: standard output is a file here, so no other process is involved.
         log = "log stdout format raw local0 info"
         line = (
-            "log global\n    log-format '{\"time\":\"%trg\",\"request_id\":\"%ID\",\"client\":\"%ci\",\"method\":\"%HM\","
+            'log global\n    log-format \'{"time":"%trg","request_id":"%ID","client":"%ci","method":"%HM",'
             '"uri":"%[capture.req.uri,json(utf8s)]","protocol":"%HV","host":"%[capture.req.hdr(0),json(utf8s)]",'
             '"user_agent":"%[capture.req.hdr(1),json(utf8s)]","upstream":"%si:%sp","status":%ST,"bytes_in":%U,'
             '"bytes":%B,"upstream_ms":%Tr,"ms":%Ta,"tls":"%sslv","state":"%tsc"}\''

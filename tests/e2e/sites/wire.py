@@ -10,6 +10,7 @@ commands: `cut HOST` loses all packets of a host from now on, and `mend HOST` en
 the end of standard input, which removes the devices.
 """
 
+import contextlib
 import fcntl
 import heapq
 import json
@@ -71,7 +72,12 @@ def main():
                 except OSError:
                     break
                 to = by_address.get(packet[16:20]) if packet[0] >> 4 == 4 else None
-                if to is None or cut & {sender, to[1]} or chance.random() < plan["loss"] or len(under_way) > MOST_UNDER_WAY:
+                if (
+                    to is None
+                    or cut & {sender, to[1]}
+                    or chance.random() < plan["loss"]
+                    or len(under_way) > MOST_UNDER_WAY
+                ):
                     continue
                 arrives = now + delays.get(frozenset((sender, to[1])), plan["else"] / 1000)
                 number += 1
@@ -81,10 +87,9 @@ def main():
             _, _, (device, receiver), packet = heapq.heappop(under_way)
             if receiver in cut:
                 continue
-            try:
+            # If the host is down or its queue is full, the packet is lost.
+            with contextlib.suppress(OSError):
                 os.write(device, packet)
-            except OSError:
-                pass  # the host is down or its queue is full, so the packet is lost
 
 
 main()
