@@ -396,7 +396,8 @@ fn sha256(text: &str) -> Result<[u8; 32], &'static str> {
     if digits.len() != 43 || text.len() > 44 {
         return Err(PIN_HELP);
     }
-    match digits.bytes().find(|digit| base64::value(*digit).is_none()) {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    match digits.bytes().find(|byte| !is_digit(byte)) {
         None => {}
         Some(b'-' | b'_') => {
             return Err("this is base64 for URLs; write `+` for `-` and `/` for `_`");
