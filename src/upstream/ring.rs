@@ -5,6 +5,11 @@
 //! nginx in front of the same endpoints agree. The `pingora-ketama` crate does the same for
 //! endpoints that are addresses; ours may be names.
 
+use crc::{CRC_32_ISO_HDLC, Crc};
+
+/// The checksum of nginx's `ngx_crc32_long`.
+static CRC_32: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+
 /// Points of an endpoint of weight 1.
 const POINTS_PER_WEIGHT: u32 = 160;
 
@@ -17,10 +22,15 @@ impl HashRing {
     pub fn new<'a>(endpoints: impl Iterator<Item = (u16, &'a str, u16, u16)>) -> Self {
         let mut points = Vec::new();
         for (index, host, port, weight) in endpoints {
-            let name = crc(crc(crc(!0, host.as_bytes()), b"\0"), port.to_string().as_bytes());
+            let mut name = CRC_32.digest();
+            name.update(host.as_bytes());
+            name.update(b"\0");
+            name.update(port.to_string().as_bytes());
             let mut previous = 0_u32;
             for _ in 0..POINTS_PER_WEIGHT * u32::from(weight) {
-                previous = !crc(name, &previous.to_le_bytes());
+                let mut point = name.clone();
+                point.update(&previous.to_le_bytes());
+                previous = point.finalize();
                 points.push((previous, index));
             }
         }
@@ -49,33 +59,8 @@ impl HashRing {
 /// The place of a text on the circle.
 #[must_use]
 pub fn place(text: &[u8]) -> u32 {
-    !crc(!0, text)
+    CRC_32.checksum(text)
 }
-
-/// CRC-32 (IEEE), continued from `state`, not inverted at its end.
-fn crc(state: u32, bytes: &[u8]) -> u32 {
-    bytes.iter().fold(state, |state, byte| {
-        let index = (state ^ u32::from(*byte)) & 0xff;
-        TABLE[index as usize] ^ (state >> 8)
-    })
-}
-
-const TABLE: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut index = 0;
-    while index < 256 {
-        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
-        let mut value = index as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            value = if value & 1 == 1 { 0xedb8_8320 ^ (value >> 1) } else { value >> 1 };
-            bit += 1;
-        }
-        table[index] = value;
-        index += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests {

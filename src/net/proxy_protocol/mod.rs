@@ -9,7 +9,6 @@
 //! consumes no byte after the header and stores at most [`MAX_HEADER`] bytes. The caller must first
 //! check that the peer is allowed to send a header (section 2, "MUST not try to guess").
 
-mod crc32c;
 mod receive;
 mod v1;
 pub mod v2;

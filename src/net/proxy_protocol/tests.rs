@@ -391,3 +391,13 @@ async fn a_header_may_arrive_byte_by_byte_or_never() {
     drop(client);
     assert!(matches!(receive(&mut accepted).await, Err(ReceiveError::Cut(11))));
 }
+
+/// The examples of RFC 3720 appendix B.4.
+#[test]
+fn checksums_match_the_published_examples() {
+    let ascending: Vec<u8> = (0..32).collect();
+    assert_eq!(v2::checksum(&[&[0; 32]]), 0x8a91_36aa);
+    assert_eq!(v2::checksum(&[&[0xff; 32]]), 0x62a8_ab43);
+    assert_eq!(v2::checksum(&[&ascending]), 0x46dd_794e);
+    assert_eq!(v2::checksum(&[b"1234", b"", b"56789"]), 0xe306_9283);
+}

@@ -2,11 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Header, HeaderError, HeaderSource, MAX_HEADER, begins, crc32c};
+use crc::{CRC_32_ISCSI, Crc};
+
+use super::{Header, HeaderError, HeaderSource, MAX_HEADER, begins};
 
 /// The first bytes of every header of version 2. They are chosen so that no HTTP or TLS client
 /// sends them.
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// CRC-32C, the checksum of a header (section 2.2.3).
+static CRC_32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
 /// Length of the fixed part, which ends with the length of the rest.
 pub(super) const FIXED_LEN: usize = 16;
@@ -147,6 +152,15 @@ pub(super) fn tlvs(mut bytes: &[u8]) -> impl Iterator<Item = Result<(u8, &[u8]),
     })
 }
 
+/// The checksum of a header (section 2.2.3), given in parts.
+pub(super) fn checksum(parts: &[&[u8]]) -> u32 {
+    let mut digest = CRC_32C.digest();
+    for part in parts {
+        digest.update(part);
+    }
+    digest.finalize()
+}
+
 /// Checks that all TLVs are complete and that the checksum, if there is one, matches `header`, of
 /// which `fields` is the end.
 fn verify(header: &[u8], fields: &[u8]) -> Result<(), HeaderError> {
@@ -165,7 +179,7 @@ fn verify(header: &[u8], fields: &[u8]) -> Result<(), HeaderError> {
     let Some((at, expected)) = found else { return Ok(()) };
     let (before, rest) = header.split_at_checked(at).ok_or(HeaderError::ChecksumForm)?;
     let after = rest.get(CHECKSUM_LEN..).unwrap_or_default();
-    let right = crc32c::checksum(&[before, &[0; CHECKSUM_LEN], after]) == expected;
+    let right = checksum(&[before, &[0; CHECKSUM_LEN], after]) == expected;
     if right { Ok(()) } else { Err(HeaderError::Checksum) }
 }
 
@@ -241,7 +255,7 @@ fn tlv(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
 fn seal(header: &mut [u8]) {
     let length = u16::try_from(header.len() - FIXED_LEN).unwrap_or(u16::MAX);
     header[FIXED_LEN - 2..FIXED_LEN].copy_from_slice(&length.to_be_bytes());
-    let checksum = crc32c::checksum(&[header]).to_be_bytes();
+    let checksum = checksum(&[header]).to_be_bytes();
     if let Some(place) = header.last_chunk_mut::<CHECKSUM_LEN>() {
         *place = checksum;
     }
