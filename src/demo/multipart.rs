@@ -1,4 +1,5 @@
-//! Parses the single file of a `multipart/form-data` upload (RFC 7578).
+//! Parses the single file of a `multipart/form-data` upload (RFC 7578). Written here because multer
+//! brings six crates, among them all text encodings of the web, for the one part that is read.
 
 use std::ops::Range;
 

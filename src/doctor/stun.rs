@@ -1,6 +1,8 @@
 //! STUN client messages: ask a server for our address as it sees it (RFC 8489).
 //!
-//! Encodes and parses messages only; does not authenticate or allocate.
+//! Encodes and parses messages only; does not authenticate or allocate. Written here because the
+//! crates for it bring ring (`stun`) or MD5, SHA-1 and a random generator (`stun-types`, `stun-rs`)
+//! for the part of STUN that authenticates.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
