@@ -50,7 +50,7 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
 
   async function config(settings) {
     const ports = [origin, retrying, plain];
-    const address = { addresses: [`${world.upstreamAddress}/32`], ports, 'connect-ports': ports };
+    const address = { 'private-networks': [`${world.upstreamAddress}/32`], ports, 'connect-ports': ports };
     // Only TLS with the right server name, as on port 443. Plain HTTP has a port of its own.
     const sni = { mismatch: 'refuse', missing: 'refuse', 'not-tls': 'refuse' };
     return {

@@ -34,7 +34,7 @@ before(async () => {
     limits: { 'request-rate-per-client': 0 },
     hosts: { 'graph.facebook.com': [world.upstreamAddress] },
     listener: [{ listen: `${world.address}:${await world.freePort()}` }],
-    rule: [{ name: 'facebook', clients: ['127.0.0.0/8'], allow: ['graph.facebook.com'], addresses: [`${world.upstreamAddress}/32`], 'connect-ports': [origin.port] }],
+    rule: [{ name: 'facebook', clients: ['127.0.0.0/8'], allow: ['graph.facebook.com'], 'private-networks': [`${world.upstreamAddress}/32`], 'connect-ports': [origin.port] }],
   };
   config.tcp = {
     edge: {

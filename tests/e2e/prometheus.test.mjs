@@ -61,7 +61,7 @@ async function startAll() {
   config.forward = {
     listener: [{ listen: `${world.address}:${await world.freePort()}` }],
     hosts: { 'graph.facebook.com': [world.upstreamAddress] },
-    rule: [{ name: 'facebook', clients: ['127.0.0.0/8'], allow: ['graph.facebook.com'], addresses: [`${world.upstreamAddress}/32`], 'connect-ports': [origin.port] }],
+    rule: [{ name: 'facebook', clients: ['127.0.0.0/8'], allow: ['graph.facebook.com'], 'private-networks': [`${world.upstreamAddress}/32`], 'connect-ports': [origin.port] }],
   };
   config.tcp = {
     through: {
