@@ -108,7 +108,7 @@ def facts(competing, options):
         done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True)
         return done.stdout.strip()
 
-    versions = {peer.NAME: peer.version() for way in competing.values() for peer in way}
+    versions = {peer.NAME: peer.version() for rivals in competing.values() for peer in rivals}
     if options.no_install or options.gateway:
         # The commit from which the program was built is not known.
         built = datetime.datetime.fromtimestamp(os.path.getmtime(PROGRAMS[OURS]), datetime.UTC)
@@ -154,7 +154,7 @@ class Table:
 
     def peers(self):
         """The peers in the order of the lists; others (a peer measured beside itself) last."""
-        known = [peer.NAME for peer in peers.WAYS[WORKLOADS[self.name].way]]
+        known = [peer.NAME for peer in peers.KINDS[WORKLOADS[self.name].kind]]
         seen = {peer for rows in self.rows.values() for row in rows for peer in row}
         return [name for name in known if name in seen] + sorted(seen.difference(known))
 
@@ -190,14 +190,15 @@ def tables(lines):
     """All tables, in Markdown."""
     found = tables_of(lines)
     out = []
-    for way, title in (("in", "## The way in"), ("past", "## TLS passthrough"), ("out", "## The way out")):
-        mine = [table for name, table in found.items() if WORKLOADS[name].way == way]
+    titles = {"reverse": "Reverse proxy", "passthrough": "TLS passthrough", "forward": "Forward proxy"}
+    for kind, title in titles.items():
+        mine = [table for name, table in found.items() if WORKLOADS[name].kind == kind]
         if not mine:
             continue
-        names = [peer.NAME for peer in peers.WAYS[way]]
+        names = [peer.NAME for peer in peers.KINDS[kind]]
         names = [name for name in names if any(name in table.peers() for table in mine)]
         names += sorted({name for table in mine for name in table.peers()}.difference(names))
-        out.append(f"{title}\n")
+        out.append(f"## {title}\n")
         for table in mine:
             about = " ".join(WORKLOADS[table.name].__doc__.split())
             out.append(f"**{table.name}** ({table.rounds} round{'s' * (table.rounds > 1)}): {about}\n")

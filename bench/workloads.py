@@ -19,13 +19,13 @@ import parts
 WORKLOADS = {}
 
 
-def workload(way, rounds, takes):
+def workload(kind, rounds, takes):
     """Registers a workload with its kind of peers, its default number of rounds, and the seconds of a round besides
     the load."""
 
     def register(function):
         name = function.__name__.replace("_", "-")
-        function.way, function.rounds, function.takes = way, rounds, takes
+        function.kind, function.rounds, function.takes = kind, rounds, takes
         WORKLOADS[name] = function
         return function
 
@@ -107,21 +107,21 @@ def latencies(reports, what):
 # --- HTTPS ------------------------------------------------------------------------------------
 
 
-@workload("in", 5, 2)
+@workload("reverse", 5, 2)
 def keepalive(turn):
     """1 KB over HTTPS/1.1 on 32 connections, at full speed."""
     with turn.started() as proxies:
         return {"CPU us/request": per_unit(turn.each(proxies, "get", size=1024))}
 
 
-@workload("in", 4, 2)
+@workload("reverse", 4, 2)
 def keepalive_log(turn):
     """The same with an access log of a JSON line per request."""
     with turn.started(access_log=True) as proxies:
         return {"CPU us/request": per_unit(turn.each(proxies, "get", size=1024))}
 
 
-@workload("in", 2, 2)
+@workload("reverse", 2, 2)
 def keepalive_wrk(turn):
     """The same as `keepalive` with wrk, an independent tool; the figure includes opening its connections."""
 
@@ -138,7 +138,7 @@ def keepalive_wrk(turn):
         return turn.of_each(proxies, look)
 
 
-@workload("in", 4, 2)
+@workload("reverse", 4, 2)
 def keepalive_rate(turn):
     """1 KB over HTTPS/1.1 at 2,000 a second on 32 connections: every event is a wake-up of its own."""
     with turn.started() as proxies:
@@ -146,7 +146,7 @@ def keepalive_rate(turn):
     return {"CPU us/request": per_unit(reports), **latencies(reports, "at 2,000/s")}
 
 
-@workload("in", 5, 2)
+@workload("reverse", 5, 2)
 def h2(turn):
     """1 KB over HTTP/2 with h2load, 16 connections with 8 streams each; the figure includes opening them."""
 
@@ -165,21 +165,21 @@ def h2(turn):
         return turn.of_each(proxies, look)
 
 
-@workload("in", 5, 2)
+@workload("reverse", 5, 2)
 def handshake_ecdsa(turn):
     """A TCP connection and a full TLS 1.3 handshake for each request, with an ECDSA P-256 certificate."""
     with turn.started() as proxies:
         return {"CPU us/connection": per_unit(turn.each(proxies, "handshake", "--connections", 4, size=1024))}
 
 
-@workload("in", 4, 2)
+@workload("reverse", 4, 2)
 def handshake_rsa(turn):
     """The same with RSA-2048."""
     with turn.started(certificate="rsa") as proxies:
         return {"CPU us/connection": per_unit(turn.each(proxies, "handshake", "--connections", 4, size=1024))}
 
 
-@workload("in", 4, 2)
+@workload("reverse", 4, 2)
 def handshake_resumed(turn):
     """The same with ECDSA, and every session resumed."""
     with turn.started() as proxies:
@@ -187,7 +187,7 @@ def handshake_resumed(turn):
     return {"CPU us/connection": per_unit(reports)}
 
 
-@workload("in", 5, 3)
+@workload("reverse", 5, 3)
 def download(turn):
     """Bodies of 10 MB on two connections."""
     with turn.started() as proxies:
@@ -196,7 +196,7 @@ def download(turn):
     return {"CPU s/GB": per_gigabyte(reports), "MB of memory": memory}
 
 
-@workload("in", 4, 3)
+@workload("reverse", 4, 3)
 def upload(turn):
     """The same in the other direction; the origin counts the bytes."""
     with turn.started() as proxies:
@@ -205,7 +205,7 @@ def upload(turn):
     return {"CPU s/GB": per_gigabyte(reports), "MB of memory": memory}
 
 
-@workload("in", 2, 30)
+@workload("reverse", 2, 30)
 def routes(turn):
     """1 KB with 1, 100 and 10,000 routes, of which the middle one is requested; and starting with these routes."""
     figures = {}
@@ -225,7 +225,7 @@ def routes(turn):
     return figures
 
 
-@workload("in", 1, 90)
+@workload("reverse", 1, 90)
 def connections(turn):
     """1 KB over HTTPS/1.1 at 2,000 a second, in rotation on 10, 1,000 and 8,000 kept connections; HAProxy has no
     descriptors for more."""
@@ -240,14 +240,14 @@ def connections(turn):
 # --- Traffic of chats -------------------------------------------------------------------------
 
 
-@workload("in", 4, 3)
+@workload("reverse", 4, 3)
 def echo(turn):
     """Messages of 125 bytes over 100 secure WebSockets, each echoed, at full speed."""
     with turn.started() as proxies:
         return {"CPU us/message": per_unit(turn.each(proxies, "echo", "--connections", 100, size=125))}
 
 
-@workload("in", 4, 3)
+@workload("reverse", 4, 3)
 def echo_rate(turn):
     """The same at 2,000 a second."""
     with turn.started() as proxies:
@@ -255,7 +255,7 @@ def echo_rate(turn):
     return {"CPU us/message": per_unit(reports), **latencies(reports, "at 2,000/s")}
 
 
-@workload("in", 4, 3)
+@workload("reverse", 4, 3)
 def polls(turn):
     """Socket.IO over long polls, 2,000 requests a second in 100 sessions: POST and GET alternately, with a browser's
     request heads."""
@@ -264,7 +264,7 @@ def polls(turn):
     return {"CPU us/request": per_unit(reports), **latencies(reports, "at 2,000/s")}
 
 
-@workload("in", 2, 70)
+@workload("reverse", 2, 70)
 def idle_websockets(turn):
     """5,000 secure WebSockets opened, each used once, and left idle."""
     count = turn.many(5000)
@@ -302,7 +302,7 @@ def idle(turn, proxy, kind, count, *arguments):
     yield "MB kept 2 s after close", (measure.memory(proxy.pids) - base) / 1e6
 
 
-@workload("in", 2, 65)
+@workload("reverse", 2, 65)
 def mix(turn):
     """3,000 chats with the traffic of the product (described in bench/load/src/mix.rs), at fixed rates."""
     with turn.started(access_log=True) as proxies:
@@ -343,7 +343,7 @@ def reloading(turn):
     return [peer for peer in turn.peers if hasattr(peer, "reload")]
 
 
-@workload("in", 2, 80)
+@workload("reverse", 2, 80)
 def reload(turn):
     """10 reloads in 10 s under 1,000 requests a second on kept connections, 50 new connections a second, 150 WebSockets."""
     with turn.started(reloading(turn), reloads=True) as proxies:
@@ -390,7 +390,7 @@ def reload_of(turn, proxy):
     }
 
 
-@workload("in", 2, 40)
+@workload("reverse", 2, 40)
 def reload_routes(turn):
     """3 reloads of 10,000 routes, with 5 more WebSockets before each. nginx forwards without TLS here
     (peers/nginx.py)."""
@@ -442,7 +442,7 @@ def reload_routes_of(turn, proxy):
 # --- TLS passthrough by server name -----------------------------------------------------------
 
 
-@workload("past", 5, 2)
+@workload("passthrough", 5, 2)
 def past(turn):
     """A new connection for each request, passed through by its server name: TLS 1.3 with the origin, 1 KB, and the
     end."""
@@ -450,21 +450,21 @@ def past(turn):
         return {"CPU us/connection": per_unit(turn.each(proxies, "handshake", "--connections", 4, size=1024))}
 
 
-@workload("past", 4, 3)
+@workload("passthrough", 4, 3)
 def past_download(turn):
     """Bodies of 10 MB on two connections. The peers, but not the gateway, are configured for long bodies."""
     with turn.started(bulk=True) as proxies:
         return {"CPU s/GB": per_gigabyte(turn.each(proxies, "get", "--connections", 2, "--path", "/10m"))}
 
 
-@workload("past", 4, 3)
+@workload("passthrough", 4, 3)
 def past_upload(turn):
     """The same in the other direction; the origin counts the bytes."""
     with turn.started(bulk=True) as proxies:
         return {"CPU s/GB": per_gigabyte(turn.each(proxies, "upload", "--connections", 2))}
 
 
-@workload("past", 3, 25)
+@workload("passthrough", 3, 25)
 def past_idle(turn):
     """2,000 secure WebSockets opened, each used once, and left idle."""
     count = turn.many(2000)
@@ -472,7 +472,7 @@ def past_idle(turn):
         return turn.of_each(proxies, lambda proxy: idle(turn, proxy, "websockets", count))
 
 
-@workload("past", 3, 35)
+@workload("passthrough", 3, 35)
 def past_mix(turn):
     """The 3,000 chats of `mix`, with TLS to the origin, and without an access log."""
     with turn.started() as proxies:
@@ -482,7 +482,7 @@ def past_mix(turn):
 # --- Forward proxies --------------------------------------------------------------------------
 
 
-@workload("out", 5, 3)
+@workload("forward", 5, 3)
 def tunnels(turn):
     """CONNECT, a byte in each direction, and the end, eight at a time."""
     with turn.started() as proxies:
@@ -490,7 +490,7 @@ def tunnels(turn):
     return {"CPU us/tunnel": per_unit(reports)}
 
 
-@workload("out", 5, 3)
+@workload("forward", 5, 3)
 def tunnels_bulk(turn):
     """Downloads through two tunnels, without TLS."""
     with turn.started() as proxies:
@@ -498,7 +498,7 @@ def tunnels_bulk(turn):
     return {"CPU s/GB": per_gigabyte(reports)}
 
 
-@workload("out", 2, 25)
+@workload("forward", 2, 25)
 def idle_tunnels(turn):
     """2,000 tunnels opened, each used once, and left idle."""
     count = turn.many(2000)

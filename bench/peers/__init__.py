@@ -31,18 +31,18 @@ from . import (
 
 # Reverse proxies, TLS passthrough, and forward proxies. The gateway is first, because ratios are
 # relative to it.
-WAYS = {
-    "in": [app_gateway, nginx, haproxy, envoy, caddy, pingora],
-    "past": [app_gateway_past, nginx_past, haproxy_past],
-    "out": [app_gateway_out, squid, tinyproxy, envoy_out],
+KINDS = {
+    "reverse": [app_gateway, nginx, haproxy, envoy, caddy, pingora],
+    "passthrough": [app_gateway_past, nginx_past, haproxy_past],
+    "forward": [app_gateway_out, squid, tinyproxy, envoy_out],
 }
 
 OURS = app_gateway.NAME
 
 
-def installed(way, wanted=None):
+def installed(kind, wanted=None):
     """The selected peers of this kind that are installed."""
-    peers = [peer for peer in WAYS[way] if wanted is None or peer.NAME in wanted or peer.NAME == OURS]
+    peers = [peer for peer in KINDS[kind] if wanted is None or peer.NAME in wanted or peer.NAME == OURS]
     missing = [peer.NAME for peer in peers if peer.version() is None]
     if missing:
         print(f"left out, because not installed: {', '.join(missing)}", file=sys.stderr)

@@ -46,7 +46,7 @@ pub enum RowGroup {
     Public,
     /// Components behind the gateway.
     Components,
-    /// The way out to the platforms.
+    /// The platforms through the forward proxy.
     Proxy,
     /// Other services that Hybrid Chat needs.
     Services,

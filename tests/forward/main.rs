@@ -17,7 +17,7 @@
 
 #[path = "../common/address.rs"]
 mod address;
-#[allow(dead_code, reason = "shared with the tests of the way in")]
+#[allow(dead_code, reason = "shared with the tests of the reverse proxy")]
 #[path = "../raw/raw_conn.rs"]
 mod raw_conn;
 mod world;
