@@ -171,7 +171,7 @@ mod tests {
 
     fn cookie(keys: &[u8]) -> StickyCookie {
         let keys = keys.iter().map(|byte| [*byte; 32]);
-        StickyCookie::new("__Host-seat", keys, "chat", &LABELS)
+        StickyCookie::new("__Host-affinity", keys, "chat", &LABELS)
     }
 
     #[test]
@@ -219,9 +219,9 @@ mod tests {
             Some(StickyTarget { index: 0, stale: true })
         );
         let keys = || [[1; 32]].into_iter();
-        let files = StickyCookie::new("__Host-seat", keys(), "files", &LABELS);
+        let files = StickyCookie::new("__Host-affinity", keys(), "files", &LABELS);
         assert_eq!(files.read(value.as_bytes(), NOW), None, "of another upstream");
-        let moved = StickyCookie::new("__Host-seat", keys(), "chat", &[LABELS[1], LABELS[0]]);
+        let moved = StickyCookie::new("__Host-affinity", keys(), "chat", &[LABELS[1], LABELS[0]]);
         assert_eq!(
             moved.read(value.as_bytes(), NOW).unwrap().index,
             1,

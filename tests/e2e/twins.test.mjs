@@ -144,7 +144,7 @@ describe('the sticky cookie', { skip }, () => {
     [a, b] = [await startChat(world, 4), await startChat(world, 4)];
     at = (chat) => `https://${world.upstreamAddress}:${chat.port}`;
     const gateway = async (file) => world.gateway(await world.plainConfig({
-      upstream: { chat: { endpoints: [at(a), at(b)], balance: 'weighted', 'sticky-cookie': '__Host-seat', ...verified() } },
+      upstream: { chat: { endpoints: [at(a), at(b)], balance: 'weighted', 'sticky-cookie': '__Host-affinity', ...verified() } },
       route: [{ path: '/socket.io/', upstream: 'chat' }],
       gateway: { workers: 2, 'shared-secret-file': file },
     }));
@@ -152,7 +152,7 @@ describe('the sticky cookie', { skip }, () => {
     [here, there, stranger] = [await gateway(file), await gateway(file), await gateway(keep([await secret()]))];
   });
 
-  const seatOf = (answer) => (answer.headers['set-cookie'] ?? []).find((c) => c.startsWith('__Host-seat='));
+  const cookieOf = (answer) => (answer.headers['set-cookie'] ?? []).find((c) => c.startsWith('__Host-affinity='));
   const pair = (set) => set.split(';', 1)[0];
   const poll = (gateway, path, cookie) => ask(world, gateway.listener(), path, { headers: cookie ? { cookie } : {} });
   const opened = (answer) => JSON.parse(answer.body.toString().slice(1)).sid;
@@ -161,15 +161,15 @@ describe('the sticky cookie', { skip }, () => {
   test('keeps sessions and new requests on one endpoint, on both gateways', async () => {
     for (let i = 0; i < 3; i++) {
       const first = await poll(here, open);
-      const [sid, set] = [opened(first), seatOf(first)];
+      const [sid, set] = [opened(first), cookieOf(first)];
       const home = homeOf(sid);
-      assert.match(set, /^__Host-seat=[A-Za-z0-9+/]{48}; Path=\/; Secure; HttpOnly; SameSite=None; Partitioned$/);
-      const bytes = Buffer.from(pair(set).slice('__Host-seat='.length), 'base64');
+      assert.match(set, /^__Host-affinity=[A-Za-z0-9+/]{48}; Path=\/; Secure; HttpOnly; SameSite=None; Partitioned$/);
+      const bytes = Buffer.from(pair(set).slice('__Host-affinity='.length), 'base64');
       assert.ok(!bytes.includes(Buffer.from(world.upstreamAddress.split('.').map(Number))), 'no address in it');
       // A request of the session through the gateway that has not seen it before.
       const second = await poll(there, `${open}&sid=${sid}`, `theme=dark; ${pair(set)}`);
       assert.equal(second.status, 200);
-      assert.equal(seatOf(second), undefined, 'it says the right thing already');
+      assert.equal(cookieOf(second), undefined, 'it says the right thing already');
       for (let j = 0; j < 3; j++) {
         const another = await poll(there, open, pair(set));
         assert.equal(homeOf(opened(another)), home, 'new ones follow it');
@@ -178,7 +178,7 @@ describe('the sticky cookie', { skip }, () => {
   });
 
   test('is not forwarded, and other cookies are', async () => {
-    const set = seatOf(await poll(here, open));
+    const set = cookieOf(await poll(here, open));
     const seen = [];
     for (const chat of [a, b]) chat.io.engine.on('initial_headers', (_headers, req) => seen.push(req.headers.cookie));
     await poll(here, open, `a=1; ${pair(set)}; b=2`);
@@ -188,14 +188,14 @@ describe('the sticky cookie', { skip }, () => {
 
   test('that was modified or has another secret is ignored', async () => {
     const first = await poll(here, open);
-    const [sid, cookie] = [opened(first), pair(seatOf(first))];
+    const [sid, cookie] = [opened(first), pair(cookieOf(first))];
     const bent = cookie.slice(0, -1) + (cookie.endsWith('A') ? 'B' : 'A');
-    for (const bad of [bent, '__Host-seat=', '__Host-seat=x', cookie.replace('seat', 'seats')]) {
+    for (const bad of [bent, '__Host-affinity=', '__Host-affinity=x', cookie.replace('affinity', 'affinities')]) {
       const answer = await poll(there, open, bad);
       assert.equal(answer.status, 200);
-      assert.ok(seatOf(answer), 'a good one is given instead');
+      assert.ok(cookieOf(answer), 'a good one is given instead');
     }
-    assert.ok(seatOf(await poll(stranger, open, cookie)));
+    assert.ok(cookieOf(await poll(stranger, open, cookie)));
     assert.equal((await poll(here, `${open}&sid=${sid}`, bent)).status, 200, 'a session that is known needs none');
   });
 
@@ -208,12 +208,12 @@ describe('the sticky cookie', { skip }, () => {
       stream.setEncoding('utf8').on('data', (d) => { body += d; }).on('error', fail).on('end', () => done({ headers: head, body }));
     });
     const first = await request(open);
-    const set = seatOf(first);
+    const set = cookieOf(first);
     const home = homeOf(opened(first));
     for (let i = 0; i < 4; i++) {
       const again = await request(open, { cookie: pair(set) });
       assert.equal(homeOf(opened(again)), home);
-      assert.equal(seatOf(again), undefined);
+      assert.equal(cookieOf(again), undefined);
     }
     session.destroy();
   });
@@ -227,19 +227,19 @@ describe('the sticky cookie', { skip }, () => {
       const [[answer], [first]] = await Promise.all([once(ws, 'upgrade'), once(ws, 'message')]);
       const home = homeIn(first);
       ws.terminate();
-      return { status: answer.statusCode, set: seatOf(answer), home };
+      return { status: answer.statusCode, set: cookieOf(answer), home };
     };
     const over2 = async (gateway, cookie) => {
       const session = await connect2(world, gateway);
       const ws = await webSocket2(session, direct, { headers: cookie ? { cookie } : {} });
       const home = homeIn((await ws.receive()).payload);
       session.destroy();
-      return { status: ws.status, set: seatOf(ws), home };
+      return { status: ws.status, set: cookieOf(ws), home };
     };
     for (const [open, status] of [[plain, 101], [over2, 200]]) {
       const first = await open(here);
       assert.equal(first.status, status);
-      assert.match(first.set, /^__Host-seat=[A-Za-z0-9+/]{48}; Path=\/; Secure; HttpOnly; SameSite=None; Partitioned$/);
+      assert.match(first.set, /^__Host-affinity=[A-Za-z0-9+/]{48}; Path=\/; Secure; HttpOnly; SameSite=None; Partitioned$/);
       for (let i = 0; i < 3; i++) {
         for (const back of [plain, over2]) {
           const { home, set } = await back(there, pair(first.set));
@@ -256,13 +256,13 @@ describe('the sticky cookie', { skip }, () => {
       first = await poll(here, open);
       sid = opened(first);
     } while (homeOf(sid) !== a);
-    const cookie = pair(seatOf(first));
+    const cookie = pair(cookieOf(first));
     await a.kill();
     const lost = await poll(there, `${open}&sid=${sid}`, cookie);
     assert.deepEqual([lost.status, lost.headers['gateway-reason']], [400, 'session_lost']);
     const fresh = await poll(there, open, cookie);
     assert.equal(homeOf(opened(fresh)), b);
-    assert.notEqual(pair(seatOf(fresh)), cookie, 'and the cookie says so');
+    assert.notEqual(pair(cookieOf(fresh)), cookie, 'and the cookie says so');
   });
 });
 

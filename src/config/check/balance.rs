@@ -74,7 +74,7 @@ impl Checker<'_> {
             self.found.push(
                 Problem::error("upstream.cookie", place, message)
                     .with_label("up to 64 letters, digits and marks like `-` and `_`")
-                    .with_help("write `sticky-cookie = \"__Host-seat\"`: with `__Host-`, browsers take it from this host only"),
+                    .with_help("write `sticky-cookie = \"__Host-affinity\"`: with `__Host-`, browsers take it from this host only"),
             );
             return None;
         }

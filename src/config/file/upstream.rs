@@ -66,7 +66,7 @@ pub struct UpstreamFile {
     /// Method that keeps Socket.IO sessions on their endpoint. Default `"sid"`.
     pub sticky: Maybe<StickyFile>,
     /// Name of a cookie that names the endpoint of a client, for every gateway with the same
-    /// `shared-secret-file`: `"__Host-seat"`. Default: none.
+    /// `shared-secret-file`: `"__Host-affinity"`. Default: none.
     pub sticky_cookie: Maybe<String>,
     /// Requests per second that may be sent to another endpoint after a failed connection attempt.
     /// Default 100.
