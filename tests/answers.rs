@@ -79,7 +79,7 @@ fn commands_answer_despite_unrelated_faults_in_the_configuration() {
     let cases = [
         (
             vec!["explain", "GET", "https://a.test:8443/chat/x"],
-            vec!["passed on to chat", "https://10.0.0.5:8444"],
+            vec!["forwarded to chat", "https://10.0.0.5:8444"],
         ),
         (
             vec!["explain", "egress", "chatapi.viber.com:80", "--client", "10.0.0.5"],

@@ -40,13 +40,13 @@ pub(super) fn assign(
     let now = upstream.duty(index);
     if now != duty {
         return Err(format!(
-            "the configuration says `{}` for {bare}, and that counts; change it and reload",
+            "the configuration has `{}` for {bare} and takes precedence; change it and reload",
             now.word()
         ));
     }
     let open = endpoint.health.open();
     Ok(match duty {
-        AdminState::Up => format!("{bare} is used again, if it is well"),
+        AdminState::Up => format!("{bare} is used again while it is up"),
         AdminState::Drain => {
             format!("{bare} gets nothing new; {open} requests and WebSockets are open")
         }

@@ -21,7 +21,7 @@ const MIN_TOKEN_LENGTH: usize = 32;
 const MAX_TOKEN_FILE: u64 = 4096;
 
 /// Answer to a request whose `Host` is not this gateway's.
-pub(super) const WRONG_HOST: &str = "the Host of this request is not known here: ask for localhost, an address or \
+pub(super) const WRONG_HOST: &str = "the Host of this request is not accepted: use localhost, an address or \
     this host's name, or add the name to `hosts` in [admin]\n";
 
 /// Response to a cross-site request.
@@ -75,7 +75,7 @@ pub(super) fn check_token(
     };
     let token = read_token(file).map_err(|error| {
         tracing::warn!("the admin token {} cannot be used: {error}", file.display());
-        "the token file cannot be used; the log says why".to_owned()
+        "the token file cannot be used; the log has the reason".to_owned()
     })?;
     let given = given.and_then(|field| field.to_str().ok()).and_then(bearer);
     match given {
@@ -83,7 +83,7 @@ pub(super) fn check_token(
             Ok(())
         }
         Some(_) => Err("the token is wrong".to_owned()),
-        None => Err(format!("there is no token: {way_out}")),
+        None => Err(format!("no token was sent: {way_out}")),
     }
 }
 

@@ -231,7 +231,10 @@ async fn answer(
     api: &AdminApi,
 ) -> Response<Full<Bytes>> {
     if peer == CommandOrigin::Stranger {
-        return text(StatusCode::FORBIDDEN, "only root and the gateway's own user may ask here\n");
+        return text(
+            StatusCode::FORBIDDEN,
+            "only root and the user of the gateway may use this socket\n",
+        );
     }
     let path = request.uri().path().to_owned();
     match path.as_str() {
@@ -241,7 +244,7 @@ async fn answer(
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
         }
         path if is_private(path) && peer == CommandOrigin::Remote => {
-            text(StatusCode::FORBIDDEN, "this is told on this host only\n")
+            text(StatusCode::FORBIDDEN, "this is available on this host only\n")
         }
         path if is_private(path) && peer == CommandOrigin::Local && !has_host(&request) => {
             text(StatusCode::MISDIRECTED_REQUEST, guard::WRONG_HOST)
@@ -369,7 +372,7 @@ fn read(path: &str, api: &AdminApi) -> Response<Full<Bytes>> {
             "app-gateway admin: GET /ui /metrics /livez /readyz /status /upstreams /reloads /egress/tunnels /egress/seen /socket-io/sessions\n\
              POST /reload /confirm /rollback /plan /endpoint /upgrade /reopen /quit /stop, over the admin socket or with a token\n",
         ),
-        _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),
+        _ => text(StatusCode::NOT_FOUND, "not found; / lists the paths\n"),
     }
 }
 

@@ -137,10 +137,10 @@ pub struct Status {
     pub hours: Vec<RouteHour>,
     /// Rejections of each route since it was configured.
     #[serde(default)]
-    pub refused: Vec<RejectionCount>,
+    pub rejected: Vec<RejectionCount>,
     /// Rejections by reason since the start, including those without a route.
     #[serde(default)]
-    pub refused_in_all: BTreeMap<String, u64>,
+    pub rejected_in_all: BTreeMap<String, u64>,
     /// Passthrough traffic by route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_through: Vec<PassthroughSummary>,
@@ -198,10 +198,10 @@ pub struct PassthroughSummary {
     pub upstream: Option<String>,
     /// Connections that are open.
     pub open: u64,
-    /// Those that were passed on since it is there.
+    /// Forwarded connections since the route was configured.
     pub passed: u64,
-    /// Those that were not, by reason.
-    pub refused: BTreeMap<String, u64>,
+    /// Rejected connections, by reason.
+    pub rejected: BTreeMap<String, u64>,
 }
 
 /// The open tunnels of the forward proxy.

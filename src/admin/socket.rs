@@ -45,7 +45,7 @@ pub enum SocketError {
     },
     /// There is something else at its path.
     #[error(
-        "the admin socket cannot be {0}: there is something else; move it away, or set `admin.socket`"
+        "the admin socket cannot be {0}: the path is in use by another file; move it away, or set `admin.socket`"
     )]
     NoSocket(PathBuf),
     /// The system says no.

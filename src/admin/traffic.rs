@@ -15,9 +15,9 @@ const MAX_TUNNELS_LISTED: usize = 100;
 pub(super) fn add(api: &AdminApi, status: &mut Status) {
     status.hours = api.page.hours();
     let so_far = api.metrics.rejections().into_iter();
-    status.refused_in_all = so_far.map(|(reason, count)| (word(reason), count)).collect();
+    status.rejected_in_all = so_far.map(|(reason, count)| (word(reason), count)).collect();
     status.passed_through = passed_through(api);
-    status.refused = refused(api, &status.passed_through);
+    status.rejected = rejections(api, &status.passed_through);
     let forwards = api.page.forwards();
     status.tunnels = forwards.then(|| tunnels(api));
 }
@@ -27,7 +27,7 @@ fn word(reason: usize) -> String {
 }
 
 /// Rejections by route, for every kind of route. Rejections without a route are not included.
-fn refused(api: &AdminApi, passed: &[PassthroughSummary]) -> Vec<RejectionCount> {
+fn rejections(api: &AdminApi, passed: &[PassthroughSummary]) -> Vec<RejectionCount> {
     let by_route = api.metrics.rejections_by_route().into_iter();
     let served = by_route.map(|one| RejectionCount {
         reason: word(one.reason),
@@ -36,7 +36,7 @@ fn refused(api: &AdminApi, passed: &[PassthroughSummary]) -> Vec<RejectionCount>
         count: one.count,
     });
     let passed = passed.iter().filter(|one| one.upstream.is_some()).flat_map(|one| {
-        one.refused.iter().map(|(reason, count)| RejectionCount {
+        one.rejected.iter().map(|(reason, count)| RejectionCount {
             reason: reason.clone(),
             profile: one.profile.clone(),
             route: one.route.clone(),
@@ -62,7 +62,7 @@ fn passed_through(api: &AdminApi) -> Vec<PassthroughSummary> {
                 upstream: upstream.map(str::to_owned),
                 open: seen.open,
                 passed: seen.passed,
-                refused: seen.refused.into_iter().collect(),
+                rejected: seen.refused.into_iter().collect(),
             });
         }
     };

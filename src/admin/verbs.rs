@@ -33,10 +33,10 @@ pub(super) async fn verb(
     api: &AdminApi,
 ) -> Response<Full<Bytes>> {
     if request.method() != Method::POST {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "this is asked for with POST\n");
+        return text(StatusCode::METHOD_NOT_ALLOWED, "this requires POST\n");
     }
     if peer == CommandOrigin::Remote {
-        return text(StatusCode::FORBIDDEN, "this is asked for on this host only\n");
+        return text(StatusCode::FORBIDDEN, "this is available on this host only\n");
     }
     if peer == CommandOrigin::Local
         && let Err(message) = token(&request, api).await

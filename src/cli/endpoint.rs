@@ -39,7 +39,7 @@ pub(super) fn endpoint(
             EndpointAction::Failback => {
                 "`failback` applies to the whole upstream: name no endpoint"
             }
-            _ => "which endpoint? `app-gateway status` shows those that there are",
+            _ => "which endpoint? `app-gateway status` lists them",
         });
         return Exit::Usage.into();
     }

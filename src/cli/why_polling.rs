@@ -77,7 +77,7 @@ fn one(directory: &Path, session: &str, json: bool) -> Result<String, String> {
 fn report_text(report: &SessionReport) -> String {
     let counts = &report.counts;
     let mut out = format!(
-        "{} Socket.IO sessions: {} upgraded to a WebSocket, {} opened by WebSocket, {} stuck on polling, {} too young to say; {} ended lately\n",
+        "{} Socket.IO sessions: {} upgraded to a WebSocket, {} opened by WebSocket, {} stuck on polling, {} too young to judge; {} ended recently\n",
         counts.open(),
         counts.upgraded,
         counts.direct,
@@ -96,7 +96,9 @@ fn report_text(report: &SessionReport) -> String {
     rows(&mut out, "stuck now", &report.stuck, counts.stuck);
     rows(&mut out, "ended lately without a WebSocket", &report.ended, report.ended.len());
     if !report.timers.is_empty() {
-        out.push_str("\nidle timers shorter than the heartbeat, by what they cut\n");
+        out.push_str(
+            "\nidle timers shorter than the heartbeat, detected from the connections they cut\n",
+        );
     }
     for timer in &report.timers {
         let _ = writeln!(

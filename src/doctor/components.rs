@@ -241,7 +241,7 @@ impl EndpointProbe {
         match shown {
             _ if self.unverified => row.warning(
                 found,
-                format!("name its certificate or CA with `ca-file` in [upstream.{who}]: as it is, it could be anybody"),
+                format!("name its certificate or CA with `ca-file` in [upstream.{who}]: without it, any server can pretend to be {who}"),
             ),
             Some(shown) if shown.days < WARN_DAYS => {
                 row.warning(found, format!("renew the certificate of {who}"))
@@ -298,7 +298,7 @@ impl EndpointProbe {
                 ),
                 ProbeError::Tls(_) if matches!(&self.tls, Some(Err(_))) => {
                     format!(
-                        "correct how [upstream.{who}] is verified; app-gateway check says where"
+                        "correct the verification settings of [upstream.{who}]; app-gateway check reports the line"
                     )
                 }
                 other => other.next(who, port, &key),

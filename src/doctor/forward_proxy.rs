@@ -115,7 +115,7 @@ async fn platform(proxy: &DoctorTarget, host: &DoctorTarget, budget: TimeBudget)
         407 => {
             return row.warning(
                 said,
-                "the proxy wants a password, which is not asked for here: try it from the component, which has one (FORWARD_PROXY_USER)",
+                "the proxy requires a password, which doctor does not have: try from the component, which has one (FORWARD_PROXY_USER)",
             );
         }
         403 => {
@@ -133,7 +133,7 @@ async fn platform(proxy: &DoctorTarget, host: &DoctorTarget, budget: TimeBudget)
         _ => {
             return row.failed(
                 said,
-                format!("the proxy does not reach {label}: look at its DNS and its way to the internet (port {} outwards)", host.port),
+                format!("the proxy does not reach {label}: check its DNS and its connection to the internet (outbound port {})", host.port),
             );
         }
     }
@@ -159,10 +159,10 @@ fn without_tls(row: DoctorRow, trouble: &ProbeError) -> DoctorRow {
             "a device in between intercepts TLS (inspection by a firewall?): exempt this host from it, or give its CA to the components"
         }
         ProbeError::Certificate(CertificateDoubt::Expired | CertificateDoubt::NotYet) => {
-            "look at the clock of this host first"
+            "check the clock of this host first"
         }
         _ => {
-            "the proxy opens the tunnel and the platform is not at its end: look into the proxy's log"
+            "the proxy opens the tunnel, but the platform does not answer: see the log of the proxy"
         }
     };
     row.failed(format!("tunnel open, then: {trouble}"), next)

@@ -30,7 +30,7 @@ pub(super) fn configuration(facts: &DoctorInputs) -> DoctorRow {
         1 => ", with a warning".to_owned(),
         number => format!(", with {number} warnings"),
     };
-    let check = format!("app-gateway check {} says more", facts.directory.display());
+    let check = format!("app-gateway check {} has the details", facts.directory.display());
     match facts.errors {
         0 if facts.warnings == 0 => row.good("can be run"),
         0 => row.warning(format!("can be run{warnings}"), check),
@@ -43,7 +43,7 @@ pub(super) fn running(facts: &DoctorInputs) -> DoctorRow {
     let row = DoctorRow::new(RowGroup::Configuration, "system configuration", "gateway", "");
     match facts.pid {
         Some(pid) => row.good(format!("running, process {pid}")),
-        None => row.note("not running, or not to be asked", "start it: app-gateway run"),
+        None => row.note("not running, or does not answer commands", "start it: app-gateway run"),
     }
 }
 
@@ -158,7 +158,7 @@ fn held(row: DoctorRow, holders: &[PortOwner], running: Option<i32>, place: &str
         ),
         Some(_) => row.failed(
             "bound by a program of another user",
-            format!("as root: ss -ltnp says which; end it, or write another port at {place}"),
+            format!("ss -ltnp as root shows it; end it, or write another port at {place}"),
         ),
     }
 }
@@ -215,7 +215,9 @@ fn unusable(
     let file = pair.chain.display();
     match findings.iter().find(|finding| finding.fatal) {
         Some(finding) => row.failed(format!("{file}: {}", finding.message), finding.help.clone()),
-        None => row.failed(format!("{file} cannot be used"), "app-gateway check says why"),
+        None => {
+            row.failed(format!("{file} cannot be used"), "app-gateway check reports the reason")
+        }
     }
 }
 
@@ -249,7 +251,7 @@ fn judge(
     }
     if public && !trusted(identity) {
         return row.warning(
-            format!("{found}; no CA this system knows vouches for it"),
+            format!("{found}; not issued by a CA that this system trusts"),
             "Facebook, Viber and Twilio refuse it: use a certificate of a public CA, with its intermediates in the file",
         );
     }
@@ -277,7 +279,7 @@ fn trusted(identity: &CertifiedPair) -> bool {
 fn covered(config: &Config, fqdn: &str, identities: &[CertifiedPair]) -> DoctorRow {
     let row = DoctorRow::new(RowGroup::Certificates, "TLS certificates", "fqdn-covered", fqdn);
     if identities.iter().any(|identity| identity.covers(fqdn)) {
-        return row.good("named by a certificate of the public side");
+        return row.good("covered by a certificate of a public profile");
     }
     let tables = config.tcp.iter().filter(|tcp| config.doctor.public_profiles.contains(&tcp.name));
     let takes = |route: &&TcpRoute| {
@@ -287,16 +289,16 @@ fn covered(config: &Config, fqdn: &str, identities: &[CertifiedPair]) -> DoctorR
     if let Some(route) = tables.clone().find_map(|tcp| tcp.routes.iter().find(takes)) {
         let upstream = config.upstreams.get(route.upstream.0).map_or("", |u| u.name.as_str());
         return row.good(format!(
-            "passed through to {upstream}, whose certificates its own gateways look at"
+            "passed through to {upstream}; run doctor on its gateways to check their certificates"
         ));
     }
     match (publics(config).next(), tables.into_iter().next()) {
         (None, Some(tcp)) => row.failed(
-            "taken by no route of the public side",
+            "matched by no route of a public profile",
             format!("add it to `server-names` of a route of [tcp.{}]", tcp.name),
         ),
         _ => row.failed(
-            "named by no certificate of the public side",
+            "covered by no certificate of a public profile",
             format!("get a certificate with {fqdn} among its subjectAltNames, and give it to the public profile"),
         ),
     }

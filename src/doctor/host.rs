@@ -101,9 +101,9 @@ fn judge_open_files(row: DoctorRow, limit: u64, all: u64) -> DoctorRow {
         "set LimitNOFILE={wanted} in the service, or --ulimit nofile={wanted} for the container; or lower `connections` under `limits`"
     );
     if limit < wanted.min(config::FEW_OPEN_FILES) {
-        row.failed(format!("{found}: too few for an ordinary day"), next)
+        row.failed(format!("{found}: too few for normal load"), next)
     } else if limit < wanted {
-        row.warning(format!("{found}: fewer than all of them need together"), next)
+        row.warning(format!("{found}: fewer than these connections need"), next)
     } else {
         row.good(found)
     }
@@ -120,7 +120,7 @@ fn backlog() -> DoctorRow {
     match setting(NAME).and_then(|text| text.parse::<u64>().ok()) {
         None => row.note("cannot be seen", ""),
         Some(value) if value < WANTED_BACKLOG => row.warning(
-            format!("{value}: after an outage, clients that come back together are turned away"),
+            format!("{value}: after an outage, clients that reconnect at the same time are rejected"),
             format!("sysctl -w {NAME}={WANTED_BACKLOG}, and the same in /etc/sysctl.d/; in a container: --sysctl"),
         ),
         Some(value) => row.good(value.to_string()),
@@ -183,7 +183,7 @@ fn disk(directory: &Path) -> DoctorRow {
     let row = row("hardware", "disk", &directory.display().to_string());
     match rustix::fs::statvfs(directory) {
         Err(error) => row.failed(
-            format!("cannot be looked at: {error}"),
+            format!("cannot be read: {error}"),
             "create the directory, and let the gateway's user write there",
         ),
         Ok(disk) => {
@@ -240,7 +240,7 @@ fn standard_output(row: DoctorRow, root: &Path) -> DoctorRow {
         Ok(text) if text.contains("max-size") => row.good("standard output: Docker rotates (max-size)"),
         Ok(_) => row.warning(
             "standard output, and /etc/docker/daemon.json has no max-size",
-            "set \"log-opts\": {\"max-size\": \"50m\", \"max-file\": \"5\"} there, and create the containers anew",
+            "set \"log-opts\": {\"max-size\": \"50m\", \"max-file\": \"5\"} there, and recreate the containers",
         ),
         Err(_) => row.note(
             "standard output: the program that runs the gateway must rotate it",
@@ -294,8 +294,9 @@ pub(super) fn clock(rows: &[DoctorRow]) -> DoctorRow {
     let mut told: Vec<(i64, &str)> =
         rows.iter().filter_map(|row| Some((row.clock_ahead_ms?, row.name.as_str()))).collect();
     told.sort_unstable();
-    let sync = synchronised()
-        .map_or("; no time service seen on this host".to_owned(), |by| format!("; kept by {by}"));
+    let sync = synchronised().map_or("; no time service found on this host".to_owned(), |by| {
+        format!("; synchronised by {by}")
+    });
     let (Some((median, _)), Some(first), Some(last)) =
         (told.get(told.len() / 2), told.first(), told.last())
     else {

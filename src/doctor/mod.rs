@@ -126,7 +126,7 @@ async fn all(checks: Vec<RowCheck>, longest: Duration) -> Vec<DoctorRow> {
     let mut rows: Vec<_> = done.into_iter().flat_map(|(_, rows)| rows).collect();
     if lost > 0 {
         rows.push(DoctorRow::new(RowGroup::Host, row::UNFINISHED_REQUIREMENT, "unfinished", "").failed(
-            format!("{lost} checks did not come to an end, and have no rows here"),
+            format!("{lost} checks did not finish and have no rows here"),
             "is a disk or a network file system hanging? Try again with a longer `timeout` in [doctor]",
         ));
     }

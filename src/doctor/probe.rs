@@ -113,7 +113,7 @@ impl fmt::Display for ProbeError {
                 f.write_str(words)
             }
             Self::Shortage(words) => write!(f, "this host cannot connect anywhere: {words}"),
-            Self::Closed { step } => write!(f, "hung up instead of {step}"),
+            Self::Closed { step } => write!(f, "closed the connection instead of {step}"),
             Self::NotThat { expected, came } => write!(f, "does not speak {expected}: {came}"),
             Self::Certificate(doubt) => match doubt {
                 CertificateDoubt::Expired => f.write_str("its certificate has expired"),
@@ -122,7 +122,7 @@ impl fmt::Display for ProbeError {
                 CertificateDoubt::Issuer => {
                     f.write_str("its certificate is from an issuer that is not trusted")
                 }
-                CertificateDoubt::Pin => f.write_str("its key is none of the pinned ones"),
+                CertificateDoubt::Pin => f.write_str("its key matches no pin"),
                 CertificateDoubt::Other(words) => write!(f, "its certificate: {words}"),
             },
         }
@@ -145,7 +145,7 @@ impl ProbeError {
                 "open port {port} from this host to {who} in the firewall (`app-gateway ports` prints the request), and see that the host is up and its address in {key} right"
             ),
             Self::TimedOut { .. } | Self::Closed { .. } => format!(
-                "something accepts connections on port {port} and does not answer: restart {who}, look into its log, and see that no other program has the port"
+                "something accepts connections on port {port} and does not answer: restart {who}, see its log, and check that no other program has the port"
             ),
             Self::NotThat { .. } => {
                 format!("another program has port {port}: correct the port in {key}")
@@ -326,7 +326,7 @@ mod tests {
         let proof = ExpectedIdentity { settings, name: "a.test".to_owned() };
         for (said, expected) in [
             (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "does not speak TLS"),
-            (&b""[..], "hung up"),
+            (&b""[..], "closed the connection"),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();

@@ -74,7 +74,7 @@ async fn resolves(fqdn: &str, port: u16, budget: TimeBudget) -> DoctorRow {
     if ips.iter().any(IpAddr::is_loopback) {
         return row.warning(
             format!("resolves to {list} here"),
-            "this host has a line of its own in /etc/hosts; others see something else: ask from elsewhere",
+            "/etc/hosts of this host has its own entry; other hosts may get other addresses: resolve the name from another host",
         );
     }
     let own = ips.iter().any(|ip| UdpSocket::bind((*ip, 0)).is_ok());
@@ -114,7 +114,7 @@ async fn reached(fqdn: &str, port: u16, budget: TimeBudget) -> DoctorRow {
         // From inside, a firewall may not turn packets back.
         Err(trouble) => row.warning(
             trouble.to_string(),
-            format!("not reached from here; that may be the firewall's way with its own. Try from the internet: curl -v https://{target}/"),
+            format!("not reachable from here; many firewalls do not forward from inside to their own public address. Try from the internet: curl -v https://{target}/"),
         ),
     }
 }
@@ -129,7 +129,7 @@ fn webhooks(config: &Config) -> Vec<DoctorRow> {
         let row = DoctorRow::new(RowGroup::Public, "connectivity 1", "webhooks", "");
         return vec![row.note(
             format!("[tcp.{}] passes them through to gateways that have the routes", tcp.name),
-            "run doctor on one of those gateways: it spells out the URLs to register",
+            "run doctor on one of those gateways: it prints the URLs to register",
         )];
     }
     let port = config.doctor.public_port;

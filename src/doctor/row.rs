@@ -167,7 +167,7 @@ impl DoctorRow {
         Self {
             state: RowState::NotConfigured,
             found: "not configured".to_owned(),
-            next: format!("to have it looked at, add to [doctor]: {line}"),
+            next: format!("to check it, add to [doctor]: {line}"),
             ..self
         }
     }

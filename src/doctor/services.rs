@@ -277,7 +277,7 @@ async fn finesse(
     if status.is_some_and(|status| status != "IN_SERVICE") {
         return row.failed(
             found,
-            "Finesse says itself that it is not in service: see its administration page",
+            "Finesse reports that it is not in service: see its administration page",
         );
     }
     match doubt {

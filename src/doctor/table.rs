@@ -211,7 +211,7 @@ components
 
 services
   -     sql                      not configured
-        -> to have it looked at, add to [doctor]: sql = [\"sql.example.com\"]
+        -> to check it, add to [doctor]: sql = [\"sql.example.com\"]
 
 host
   warn  clock                    3 s behind

@@ -75,7 +75,7 @@ impl Denial {
     fn why_for_client(&self, client: &EgressClient<'_>, destination: &Destination) -> String {
         match (&self.barred, &self.rule) {
             (Some(barred), Some(rule)) if !is_known(barred, destination) => format!(
-                "{} leads to an address that rule `{}` does not list; the gateway's log has it",
+                "{} resolves to an address that rule `{}` does not list; the gateway's log has it",
                 destination.host, rule.settings.name
             ),
             _ => self.why(client, destination),

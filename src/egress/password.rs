@@ -126,7 +126,7 @@ pub enum LineError {
 }
 
 /// Remedy for an unusable hash.
-const REHASH_HELP: &str = "write the line anew with `htpasswd -B FILE USER`";
+const REHASH_HELP: &str = "replace the line with `htpasswd -B FILE USER`";
 
 /// Recent results, in two halves: when the newer one is full, the older one is discarded.
 #[derive(Default)]
@@ -303,7 +303,7 @@ fn hashed(hash: &str) -> Result<PasswordHash, LineError> {
     }
     let kind = match hash {
         _ if hash.starts_with("$apr1$") || hash.starts_with("$1$") => {
-            "MD5 (apr1), which `htpasswd` writes unless told otherwise: a thousand million guesses a second"
+            "MD5 (apr1), the default of `htpasswd`: a thousand million guesses a second"
         }
         _ if hash.starts_with("{SHA}") => "SHA-1 without salt",
         _ if hash.starts_with('$') => "of an unknown kind",

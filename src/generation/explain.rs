@@ -181,7 +181,7 @@ impl<'a> Explanation<'a> {
             );
         }
         let reason = refusal.reason;
-        self.line("verdict", &format!("refused: {} {}", reason.code(), reason.word()), "");
+        self.line("verdict", &format!("rejected: {} {}", reason.code(), reason.word()), "");
         self.line("", reason.sentence(), "");
         if let Some(allow) = refusal.allow.as_deref().filter(|allow| !allow.is_empty()) {
             self.line("allowed", allow, "");
@@ -230,7 +230,7 @@ impl<'a> Explanation<'a> {
     ) {
         self.line("route", &route.stats.name, &self.generation.config.sources.locate(route.place));
         match &route.action {
-            RouteAction::Deny => self.line("verdict", "refused: 403 route_denied", ""),
+            RouteAction::Deny => self.line("verdict", "rejected: 403 route_denied", ""),
             RouteAction::Ready(upstreams) => {
                 let names: Vec<_> = upstreams.iter().map(|upstream| &*upstream.name).collect();
                 let and = if names.is_empty() { "" } else { " and these are up: " };
@@ -270,7 +270,7 @@ impl<'a> Explanation<'a> {
                     ""
                 };
                 let how = if head.upgrade { "as a WebSocket" } else { "over HTTP/1.1" };
-                self.verdict(&format!("passed on to {} {how}{report}", upstream.name));
+                self.verdict(&format!("forwarded to {} {how}{report}", upstream.name));
             }
         }
     }
@@ -344,7 +344,7 @@ impl<'a> Explanation<'a> {
                 display_duration(virtual_server.timeouts.tunnel_idle)
             )
         } else {
-            "refused".to_owned()
+            "rejected".to_owned()
         };
         self.line("websocket", &websocket, "");
     }
@@ -376,7 +376,7 @@ impl<'a> Explanation<'a> {
 fn balancers_text(balancers: &ProxyProtocol) -> String {
     let from: Vec<_> = balancers.from.iter().map(ToString::to_string).collect();
     let unlisted = match balancers.unlisted {
-        UnlistedPeers::Refuse => "other peers are refused",
+        UnlistedPeers::Refuse => "other peers are rejected",
         UnlistedPeers::Direct => "other peers are direct clients",
     };
     format!("{} name the client; {unlisted}", from.join(", "))

@@ -63,32 +63,32 @@ macro_rules! causes {
 causes! {
     /// The client did not request a WebSocket.
     NeverTried => "never_tried",
-        "The client never asked for a WebSocket, though the session offers one.",
-        "Look at the client: `transports: ['polling']` or `upgrade: false` in its options, a browser or proxy that blocks WebSockets before they leave. Or a proxy in front answers upgrade requests itself and forwards only the polls.";
+        "The client never requested a WebSocket, although the session offers one.",
+        "Check the client: `transports: ['polling']` or `upgrade: false` in its options, or a browser or proxy that blocks WebSockets. Or a proxy in front answers upgrade requests itself and forwards only the polls.";
     /// The server does not offer a WebSocket.
     NotOffered => "not_offered",
         "The chat server does not offer a WebSocket: `upgrades` in its open packet is empty.",
-        "Look at the chat server's options: `allowUpgrades` must not be false, and `transports` must have `websocket`.";
+        "Check the options of the chat server: `allowUpgrades` must not be false, and `transports` must have `websocket`.";
     /// Fields of the upgrade were removed before the gateway.
     UpgradeStripped => "upgrade_stripped",
         "The request for a WebSocket arrived without the fields of an upgrade: a proxy in front of the gateway removes `Upgrade` or `Connection`.",
-        "In the proxy or firewall in front, pass the upgrade on. nginx: `proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";` F5: a WebSocket profile on the virtual server. Firewalls: no TLS inspection for this host, or its WebSocket option.";
+        "Forward the upgrade in the proxy or firewall in front of the gateway. nginx: `proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";` F5: a WebSocket profile on the virtual server. Firewalls: no TLS inspection for this host, or its WebSocket option.";
     /// The request was a plain GET over HTTP/2.
     Http2 => "http2_without_websocket",
-        "The request for a WebSocket came over HTTP/2 as a plain GET: the proxy in front speaks HTTP/2 to the gateway, without WebSockets (RFC 8441).",
-        "Have the proxy in front speak HTTP/1.1 to the gateway for this path, or turn on its Extended CONNECT. Or set `http2 = false` on this listener.";
+        "The request for a WebSocket came over HTTP/2 as a plain GET: the proxy in front uses HTTP/2 to the gateway, without WebSockets (RFC 8441).",
+        "Use HTTP/1.1 from the proxy in front of the gateway for this path, or enable Extended CONNECT in it. Or set `http2 = false` on this listener.";
     /// The gateway rejected the request.
     GatewayRefused => "gateway_refused",
-        "The gateway itself refused the WebSocket.",
-        "The reason word says why: `websocket_not_allowed` is `websocket = false` on the route; `upstream_...` is that the chat server could not be reached for this request.";
+        "The gateway rejected the WebSocket.",
+        "See the reason word: `websocket_not_allowed` means `websocket = false` on the route; `upstream_...` means that the chat server could not be reached for this request.";
     /// The server did not know the session.
     SessionUnknown => "session_unknown",
         "The chat server answered that it does not know the session (Engine.IO code 1).",
-        "Was the chat server restarted? Does a balancer behind the gateway spread one session over several servers? Then it must be sticky. A client that had slept for longer than the heartbeat allows gets this answer too, and opens another session.";
+        "Was the chat server restarted? Does a balancer behind the gateway spread one session over several servers? Then it must be sticky. A client that slept for longer than the heartbeat allows gets this answer too, and opens another session.";
     /// The server rejected the request as malformed.
     BadRequest => "bad_request",
-        "The chat server refused the WebSocket as a bad request (Engine.IO code 3).",
-        "A proxy behind the gateway removes `Upgrade`, or client and server disagree about the version (`EIO`). From the gateway's host, ask the chat server itself for a WebSocket (docs/guide/socketio.md).";
+        "The chat server rejected the WebSocket as a bad request (Engine.IO code 3).",
+        "A proxy behind the gateway removes `Upgrade`, or client and server disagree about the version (`EIO`). Request a WebSocket from the chat server directly, on the gateway's host (docs/guide/socketio.md).";
     /// The upstream rejected the request in another way.
     UpstreamRefused => "upstream_refused",
         "The upstream answered the request for a WebSocket with a status other than 101.",
@@ -100,7 +100,7 @@ causes! {
     /// Requests of the session reached another endpoint.
     EndpointChanged => "endpoint_changed",
         "Requests of the session went to another endpoint than the one it was opened on.",
-        "Socket.IO needs one endpoint per session: keep `sticky` on for this upstream, and see whether its endpoint went down (`app-gateway status`). A balancer that hides several chat servers behind one address must be sticky too.";
+        "Socket.IO needs one endpoint per session: keep `sticky` on for this upstream, and check whether its endpoint went down (`app-gateway status`). A balancer that hides several chat servers behind one address must be sticky too.";
     /// An idle timer ended the session.
     IdleTimer => "idle_timer",
         "An idle timer on the path is shorter than the heartbeat and cut a waiting request.",

@@ -355,13 +355,13 @@ fn describe_decision(seen: &RecentRequest, generation: &Generation) -> String {
                 format!("route {} to {}", route.stats.name, upstream.name)
             }
             RouteAction::Redirect { to, status } => format!("{status} to {to}"),
-            RouteAction::Deny => format!("refused {}", Reason::RouteDenied.word()),
+            RouteAction::Deny => format!("rejected {}", Reason::RouteDenied.word()),
             RouteAction::Ready(_) => "the readiness of the gateway".to_owned(),
             RouteAction::SelfTest(..) => "the self-test".to_owned(),
             RouteAction::Drift(_) => "the drift report".to_owned(),
         },
         Ok(RouteDecision::AddSlash) => "308 to the same path with /".to_owned(),
         Ok(RouteDecision::ToHttps(port)) => format!("308 to https, port {port}"),
-        Err(refusal) => format!("refused {} {}", refusal.reason.code(), refusal.reason.word()),
+        Err(refusal) => format!("rejected {} {}", refusal.reason.code(), refusal.reason.word()),
     }
 }

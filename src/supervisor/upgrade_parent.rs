@@ -49,7 +49,7 @@ pub(super) enum UpgradeError {
         "this process is the first of its container (pid 1), which ends with it: replace the container instead"
     )]
     FirstProcess,
-    #[error("another upgrade is under way")]
+    #[error("another upgrade is in progress")]
     UnderWay,
     #[error(
         "the configuration waits for its confirmation, and the new process could not revert it: run `app-gateway confirm` or `rollback` first"

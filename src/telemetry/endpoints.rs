@@ -58,7 +58,7 @@ impl EndpointFamilies {
             up: gauges(
                 registry,
                 "upstream_endpoint_up",
-                "1 for endpoints that requests are sent to, 0 for those that are down or taken out.",
+                "1 for endpoints that requests are sent to, 0 for those that are down, draining, ejected or in maintenance.",
                 endpoint,
             )?,
             last_change: gauges(

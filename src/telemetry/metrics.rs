@@ -193,7 +193,7 @@ impl Metrics {
                 &registry,
                 IntGauge::new(
                     named("config_last_reload_successful"),
-                    "1 if the last attempt to load the configuration succeeded, 0 if it was refused.",
+                    "1 if the last attempt to load the configuration succeeded, 0 if it failed.",
                 )?,
             )?,
             last_reload_success: single(
@@ -218,14 +218,14 @@ impl Metrics {
                 &registry,
                 IntCounter::new(
                     named("access_log_dropped_total"),
-                    "Access-log lines lost because the disk was full or slow.",
+                    "Access-log lines dropped because the disk was full or slow.",
                 )?,
             )?,
             operational_log_dropped: single(
                 &registry,
                 IntCounter::new(
                     named("operational_log_dropped_total"),
-                    "Lines of the operational log lost because standard error did not take them.",
+                    "Operational log lines dropped because standard error was full or slow.",
                 )?,
             )?,
             config: gauges(

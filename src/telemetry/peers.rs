@@ -19,7 +19,7 @@ impl PeerFamilies {
             reachable: gauges(
                 registry,
                 "peer_reachable",
-                "1 if the last comparison with another gateway came about, 0 if not.",
+                "1 if the last comparison with another gateway succeeded, 0 if not.",
                 &["peer"],
             )?,
             differences: gauges(

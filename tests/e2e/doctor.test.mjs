@@ -136,7 +136,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
 
     for (const [name, target, says] of [
       ['configuration', '', /^can be run/], ['gateway', '', /^running, process \d+$/],
-      ['main', '', /40 days left|39 days left/], ['fqdn-covered', '', /^named by a certificate/],
+      ['main', '', /40 days left|39 days left/], ['fqdn-covered', '', /^covered by a certificate/],
       ['chat-server', '', /^TLS 1\.3 verified by ca\.crt, (39|40) days left; GET \/api\/SystemInfo 200/],
       ['mre', '', /GET \/api\/status 200/], ['customer-channel-manager', '', /200/],
       ['forward-proxy', '', /^connected$/], ['facebook.test', '', /^tunnel open, TLS 1\.3, certificate by ca of/],
@@ -333,7 +333,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       ['expired', 'failed', /has expired: for 127\.[\d.]+, issued by ca of .*, expired \d+ days ago/, /^renew the certificate/],
       ['wrong-name', 'failed', /for another name: for elsewhere\.test/, /server-name = "elsewhere\.test"/],
       ['foreign', 'failed', /issuer that is not trusted: .*issued by other of/, /openssl s_client -connect .*ca-file/],
-      ['pinned', 'failed', /none of the pinned/, /change `pin` in \[upstream\.pinned\]/],
+      ['pinned', 'failed', /matches no pin/, /change `pin` in \[upstream\.pinned\]/],
       ['anybody', 'warning', /NOT VERIFIED/, /`ca-file` in \[upstream\.anybody\]/],
       ['not-found', 'failed', /GET \/api\/status 404/, /docker ps.*\[doctor\.health\]/],
       ['unwell', 'failed', / 503/, /see its log/],
@@ -341,7 +341,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       ['unknown', 'failed', /does-not-exist\.invalid|resolver/, /correct the name|another program|restart/],
       ['plain', 'failed', /does not speak TLS/, /`http:\/\/`/],
       ['silent', 'failed', /^no TLS handshake within 1\.5s$/, /accepts connections on port \d+ and does not answer/],
-      ['hangs-up', 'failed', /^hung up instead of a TLS handshake$/, /does not answer/],
+      ['hangs-up', 'failed', /^closed the connection instead of a TLS handshake$/, /does not answer/],
       ['black-hole', 'failed', /^no connection within 1\.5s$/, /open port 8444 .* in the firewall/],
       ['facebook.test', 'failed', /^tunnel open, then: .*not trusted$/, /inspection/],
       ['denied.test', 'failed', /^CONNECT answered 403/, /explain egress denied\.test:443/],
@@ -465,19 +465,19 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     assert.equal(json.code, 0, json.err);
     const rows = JSON.parse(json.out);
     for (const row of rows) assert.deepEqual(Object.keys(row), ['destination', 'port', 'protocol', 'purpose', 'scope', 'source']);
-    const through = 'passed through, TLS unopened';
+    const through = 'passed through, TLS not terminated';
     const behind = 'begins with the PROXY protocol';
     const customers = "Internet: customers' browsers, Facebook, Viber, Twilio";
     const own = (site) => [
-      ['App gateway, lan', `sites (${site})`, '443', 'TCP', 'passed through as it is'],
+      ['App gateway, lan', `sites (${site})`, '443', 'TCP', 'passed through unchanged'],
       ['App gateway, internet', `sites (${site})`, '8443', 'TCP', through],
-      ['App gateway', `sites (${site})`, '9145', 'HTTP', 'asks whether sites is well'],
+      ['App gateway', `sites (${site})`, '9145', 'HTTP', 'health check of sites'],
     ];
     assert.deepEqual(rows.map((row) => [row.source, row.destination, row.port, row.protocol, row.purpose]), [
       ['Load balancer (192.168.0.10, 192.168.0.11)', 'App gateway', '8443', 'TCP', `${through}; ${behind}`],
       [customers, 'chat.example.com', '443', 'TCP', 'to the load balancer, which connects to port 8443 of the gateway'],
-      ['Load balancer (192.168.0.10)', 'App gateway', '443', 'TCP', `passed through as it is; ${behind}`],
-      ['LAN: agents, supervisors, administrators (10.8.0.0/16)', 'App gateway', '443', 'TCP', 'passed through as it is'],
+      ['Load balancer (192.168.0.10)', 'App gateway', '443', 'TCP', `passed through unchanged; ${behind}`],
+      ['LAN: agents, supervisors, administrators (10.8.0.0/16)', 'App gateway', '443', 'TCP', 'passed through unchanged'],
       ...own('10.0.0.5'), ...own('10.0.1.5'),
     ]);
     assert.deepEqual(rows.filter((row) => row.scope === 'public').map((row) => row.source), [customers]);
@@ -565,7 +565,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       wrong.upstream.sites.check.path = '/redy';
       const told = await report(write('passes-wrongly', wrong));
       const covered = told.row('fqdn-covered');
-      assert.deepEqual([covered.state, covered.found], ['failed', 'taken by no route of the public side']);
+      assert.deepEqual([covered.state, covered.found], ['failed', 'matched by no route of a public profile']);
       assert.match(covered.next, /^add it to `server-names` of a route of \[tcp\.internet\]$/);
       const [site] = told.rows.filter((row) => row.group === 'components');
       assert.equal(site.state, 'failed');

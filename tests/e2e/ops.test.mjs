@@ -252,7 +252,7 @@ describe('the admin socket', { skip }, () => {
     chmodSync(join(directory, 'admin.sock'), 0o777);
     const again = await run(program, ['status', '-c', directory], { uid: 65534, gid: 65534, cwd: '/' });
     assert.equal(again.code, 1);
-    assert.match(again.err, /only root and the gateway's own user may ask here/);
+    assert.match(again.err, /only root and the user of the gateway may use this socket/);
     await gateway.close();
     rmSync(directory, { recursive: true });
   });
@@ -375,7 +375,7 @@ describe('a plan', { skip }, () => {
     assert.deepEqual(items['route /other/ GET (internet)'].open, { connections: 0, outdated: 0, requests: 0, websockets: 1, closing: 1, passed_through: 0, passed_closing: 0 });
     assert.deepEqual([plan.open.websockets, plan.open.closing], [2, 1]);
     assert.deepEqual(plan.requests.kinds, [
-      { count: 3, method: 'GET', path: '/old/who', old: 'route /old/ to b', new: 'refused 404 no_route' },
+      { count: 3, method: 'GET', path: '/old/who', old: 'route /old/ to b', new: 'rejected 404 no_route' },
       { count: 1, method: 'WS', path: '/other/ws', old: 'route /other/ to b without /other', new: 'route /other/ to a without /other' },
     ]);
     assert.deepEqual([plan.requests.looked_at, plan.requests.different], [6, 4]);

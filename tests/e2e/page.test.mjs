@@ -100,8 +100,8 @@ test('the page updates itself, and the browser reports no error', { skip }, asyn
   await shows(page, '#listeners', gateway.config.profile.internet.listener[0].listen);
   await shows(page, '#certificates', 'main');
   await shows(page, '#routes', '/seen');
-  await shows(page, '#refused', 'no_route');
-  await shows(page, '#refused', 'internet /shut/ 3×');
+  await shows(page, '#rejected', 'no_route');
+  await shows(page, '#rejected', 'internet /shut/ 3×');
   await page.screenshot({ path: artifact('page-light.png'), fullPage: true });
   assert.deepEqual(complaints, []);
 });
@@ -126,10 +126,10 @@ test('open tunnels of the forward proxy are listed until they close', { skip }, 
   assert.match(await first.innerText(), new RegExp(`127\\.0\\.0\\.1:\\d+\\s+–\\s+graph\\.facebook\\.com:${origin.port}\\s+facebook\\s+\\d+ s ago`));
   assert.equal(await page.locator('#tunnels tbody tr').count(), 21);
   await page.screenshot({ path: artifact('page-tunnels.png'), fullPage: true });
-  const { tunnels, refused } = await status();
+  const { tunnels, rejected } = await status();
   assert.equal(tunnels.open, 103);
   assert.equal(tunnels.shown.length, 100);
-  assert.deepEqual(refused.find((one) => one.route === '/shut/'), { reason: 'route_denied', profile: 'internet', route: '/shut/', count: 3 });
+  assert.deepEqual(rejected.find((one) => one.route === '/shut/'), { reason: 'route_denied', profile: 'internet', route: '/shut/', count: 3 });
   const text = await told();
   assert.match(text, new RegExp(`\\n127\\.0\\.0\\.1:\\d+ +graph\\.facebook\\.com:${origin.port} +facebook +\\d+ s +`));
   assert.match(text, /\nand 93 more: app-gateway status --json\n/);
@@ -157,21 +157,21 @@ test('passthrough connections are shown by route, on the page and by the command
   for (let i = 0; i < 2; i += 1) await knock('other.test').failed;
 
   const rows = [
-    { profile: 'edge', route: 'upstream.test', upstream: 'chat', open: 2, passed: 2, refused: {} },
-    { profile: 'edge', route: 'closed', upstream: 'closed', open: 0, passed: 0, refused: { upstream_connect_failed: 3 } },
-    { profile: 'edge', route: 'none', upstream: null, open: 0, passed: 0, refused: { tcp_sni_unknown: 2 } },
+    { profile: 'edge', route: 'upstream.test', upstream: 'chat', open: 2, passed: 2, rejected: {} },
+    { profile: 'edge', route: 'closed', upstream: 'closed', open: 0, passed: 0, rejected: { upstream_connect_failed: 3 } },
+    { profile: 'edge', route: 'none', upstream: null, open: 0, passed: 0, rejected: { tcp_sni_unknown: 2 } },
   ];
   const json = await until('every connection to be counted', async () => {
     const all = await status();
-    return all.passed_through[2]?.refused.tcp_sni_unknown === 2 && all;
+    return all.passed_through[2]?.rejected.tcp_sni_unknown === 2 && all;
   });
   assert.deepEqual(json.passed_through, rows);
-  assert.deepEqual(json.refused.find((one) => one.reason === 'upstream_connect_failed'),
+  assert.deepEqual(json.rejected.find((one) => one.reason === 'upstream_connect_failed'),
     { reason: 'upstream_connect_failed', profile: 'edge', route: 'closed', count: 3 });
-  assert.equal(json.refused_in_all.tcp_sni_unknown, 2);
+  assert.equal(json.rejected_in_all.tcp_sni_unknown, 2);
 
   const text = await told();
-  assert.match(text, /\npassed through +to +open +passed on +not passed on\n[- ]+\nedge upstream\.test +chat +2 +2\n/);
+  assert.match(text, /\npassed through +to +open +forwarded +rejected\n[- ]+\nedge upstream\.test +chat +2 +2\n/);
   assert.match(text, /\nedge closed +closed +0 +0 +upstream_connect_failed 3x\nedge none +0 +0 +tcp_sni_unknown 2x\n/);
   assert.match(text, /\nupstream_connect_failed +3 +edge closed 3x\n/);
 
@@ -194,9 +194,9 @@ test('sections of unused features are left out', { skip }, async () => {
   const bare = await world.gateway({ ...rest, upstream: { chat }, profile: { internet: { ...internet, listener: [{ listen: `${world.address}:${await world.freePort()}` }] } } });
   const { out } = await run(binary(), ['status', '-c', bare.directory], { within: 20_000 });
   assert.match(out, /^gateway +serving/);
-  assert.doesNotMatch(out, /passed through|refused|tunnels|Socket\.IO|undefined/);
-  const { passed_through: passed, tunnels, refused_in_all: refused } = JSON.parse((await run(binary(), ['status', '--json', '-c', bare.directory], { within: 20_000 })).out);
-  assert.deepEqual([passed, tunnels, refused], [undefined, undefined, {}]);
+  assert.doesNotMatch(out, /passed through|rejected|tunnels|Socket\.IO|undefined/);
+  const { passed_through: passed, tunnels, rejected_in_all: rejected } = JSON.parse((await run(binary(), ['status', '--json', '-c', bare.directory], { within: 20_000 })).out);
+  assert.deepEqual([passed, tunnels, rejected], [undefined, undefined, {}]);
 });
 
 test('every route has a sparkline of its last hour', { skip }, async (t) => {
@@ -254,7 +254,7 @@ test('the explain form gives the answer of `explain`, with and without scripts',
     const { page, complaints } = await visit(t, { javaScriptEnabled });
     await page.getByLabel('URL as the client types it').fill(asked);
     await page.getByRole('button', { name: 'Explain' }).click();
-    await shows(page, '#tester pre', 'passed on to chat');
+    await shows(page, '#tester pre', 'forwarded to chat');
     assert.equal(await page.locator('#tester pre').textContent(), out);
     assert.deepEqual(complaints, []);
     if (javaScriptEnabled) await page.locator('#tester').screenshot({ path: artifact('page-tester.png') });

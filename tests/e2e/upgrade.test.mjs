@@ -414,7 +414,7 @@ describe('an upgrade that fails changes nothing', { skip }, () => {
     kill(gateway.process.pid, 'SIGUSR2');
     const pid = Number(await until('the new process', () => { try { return readFileSync(mark, 'utf8').trim(); } catch { return ''; } }));
     kill(gateway.process.pid, 'SIGUSR2');
-    await until('a second one to be refused', () => gateway.stderr.includes('another upgrade is under way'));
+    await until('a second one to be refused', () => gateway.stderr.includes('another upgrade is in progress'));
     kill(gateway.process.pid, 'SIGTERM');
     await inTime('the end', gateway.process.ended);
     assert.ok(!isAlive(pid));

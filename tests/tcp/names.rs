@@ -194,9 +194,9 @@ fn explain_names_the_line_that_decides() {
         assert!(said.contains(part), "{part} is not in:\n{said}");
     }
     let said = world.output_of(&["explain", "tcp", &of(""), "--client", "10.0.0.1"], 1);
-    assert!(said.contains("refused: tcp_sni_missing"), "{said}");
+    assert!(said.contains("rejected: tcp_sni_missing"), "{said}");
     let said = world.output_of(&["explain", "tcp", &of("chat.example.com")], 1);
-    assert!(said.contains("refused: tcp_client_denied"), "{said}");
+    assert!(said.contains("rejected: tcp_client_denied"), "{said}");
     world.output_of(&["explain", "tcp", "chat.example.com:1"], 2);
 }
 

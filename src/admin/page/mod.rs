@@ -268,7 +268,7 @@ fn goes(action: &RouteAction) -> String {
         RouteAction::Proxy(way) => format!("to {}", way.upstream.name),
         RouteAction::Redirect { to, status } => format!("{status} to {to}"),
         RouteAction::Deny => "denied".to_owned(),
-        RouteAction::Ready(_) => "says whether it is ready".to_owned(),
+        RouteAction::Ready(_) => "readiness check".to_owned(),
         RouteAction::SelfTest(..) => "self-test".to_owned(),
         RouteAction::Drift(_) => "compared with other gateways".to_owned(),
     }

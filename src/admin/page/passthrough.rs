@@ -14,7 +14,7 @@ pub(super) fn section(view: &PageView<'_>) -> Markup {
         id: "passed",
         title: "Passed through",
         about: "Connections forwarded without terminating TLS, since their route was configured",
-        columns: &["Route", "Goes to", "Open", "Passed on", "Not passed on", "Profile"],
+        columns: &["Route", "Goes to", "Open", "Forwarded", "Rejected", "Profile"],
     };
     let rows = html! {
         @for one in all.iter().take(MAX_TABLE_ROWS) {
@@ -24,11 +24,11 @@ pub(super) fn section(view: &PageView<'_>) -> Markup {
                 td { (one.open) }
                 td { (one.passed) }
                 td class="why" {
-                    @for (index, (word, count)) in one.refused.iter().enumerate() {
+                    @for (index, (word, count)) in one.rejected.iter().enumerate() {
                         @if index > 0 { ", " }
                         (word) " " (count) "×"
                     }
-                    @if one.refused.is_empty() { "–" }
+                    @if one.rejected.is_empty() { "–" }
                 }
                 td { (one.profile) }
             }

@@ -35,7 +35,7 @@ pub(super) fn troubles(view: &PageView<'_>) -> Vec<PageProblem> {
             match why.as_str() {
                 "draining" => "The process exits when its connections are closed; `app-gateway upgrade` or the service manager started this.",
                 "starting" => "Wait; the log names the reason.",
-                _ => "Bring an endpoint of that upstream up; `ready` in gateway.toml asks for it.",
+                _ => "Bring an endpoint of that upstream up; `ready` in gateway.toml requires it.",
             },
         ));
     }
@@ -51,7 +51,7 @@ pub(super) fn troubles(view: &PageView<'_>) -> Vec<PageProblem> {
                 ago(&attempt.time, view.now),
                 view.status.generation
             ),
-            "Correct the lines shown under Reloads; `app-gateway check` says when they are good.",
+            "Correct the lines shown under Reloads; then run `app-gateway check`.",
         )
     }));
     certificates(view, &mut all);
@@ -62,7 +62,7 @@ pub(super) fn troubles(view: &PageView<'_>) -> Vec<PageProblem> {
                 "{} % of the requests of the last minute were answered with 5xx.",
                 figure(rate.errors / rate.requests * 100.0)
             ),
-            "The routes below say which; the access log has a reason word on each line.",
+            "The routes below show where; the access log has a reason word on each line.",
         ));
     }
     if view.past.log_lost(&view.figures) > 0.0 {
@@ -103,7 +103,7 @@ fn endpoints(upstream: &Snapshot, now: i64, all: &mut Vec<PageProblem>) {
                 "See whether the component runs and its port can be reached from here: `app-gateway doctor`."
             }
             "ejected" => {
-                "Requests to it failed, so it is left out for a while; look at the component's own log."
+                "Requests to it failed, so it is ejected for a while; see the log of the component."
             }
             _ => continue,
         };
@@ -115,7 +115,7 @@ fn endpoints(upstream: &Snapshot, now: i64, all: &mut Vec<PageProblem>) {
     if upstream.on_backup {
         all.push(trouble(
             format!("{name} uses its backups: {}.", upstream.why),
-            "It returns when a primary endpoint is well, or at once with `app-gateway endpoint`.",
+            "It returns when a primary endpoint is up, or at once with `app-gateway endpoint`.",
         ));
     }
 }
@@ -157,7 +157,7 @@ fn certificates(view: &PageView<'_>, all: &mut Vec<PageProblem>) {
         };
         all.push(trouble(
             what,
-            "Put the renewed files in place; they are taken over by themselves.",
+            "Put the renewed files in place; the gateway loads them by itself.",
         ));
     }
 }

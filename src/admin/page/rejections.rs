@@ -12,10 +12,10 @@ const MAX_ROUTES_NAMED: usize = 5;
 
 pub(super) fn section(view: &PageView<'_>) -> Markup {
     let table = PageTable {
-        id: "refused",
-        title: "Refused",
+        id: "rejected",
+        title: "Rejected",
         about: "Requests and connections ended by the gateway since its start, by reason word of the access log",
-        columns: &["Reason", "How often", "Of which routes", "That is"],
+        columns: &["Reason", "Count", "Routes", "Meaning"],
     };
     let rows = html! {
         @for (word, count) in &view.figures.refused {
@@ -35,7 +35,7 @@ pub(super) fn section(view: &PageView<'_>) -> Markup {
 /// The routes with the most rejections, and the number of others. Rejections without a route are
 /// not listed.
 fn routes(view: &PageView<'_>, word: &str) -> Markup {
-    let of = view.status.refused.iter().filter(|one| one.reason == word);
+    let of = view.status.rejected.iter().filter(|one| one.reason == word);
     let all = of.clone().count();
     html! {
         @for (index, one) in of.take(MAX_ROUTES_NAMED).enumerate() {

@@ -50,7 +50,7 @@ fn status() -> Status {
             sessions: 0,
             endpoints: vec![endpoint],
         }],
-        refused: (0..7)
+        rejected: (0..7)
             .map(|number| RejectionCount {
                 reason: "route_denied".to_owned(),
                 profile: "internet".to_owned(),

@@ -87,7 +87,7 @@ impl EgressExplanation<'_> {
             Err(why) => {
                 let reason = Reason::BadDestination;
                 self.lines.line("destination", &asked.destination.escape_debug().to_string(), "");
-                let verdict = format!("refused: {} {}", reason.code(), reason.word());
+                let verdict = format!("rejected: {} {}", reason.code(), reason.word());
                 self.lines.line("verdict", &verdict, "");
                 self.lines.line("", &why.to_string(), "");
                 return false;
@@ -153,7 +153,9 @@ impl EgressExplanation<'_> {
         let rule = &grant.rule;
         self.rule(rule, "");
         let verdict = match &grant.reported {
-            Some(denial) => format!("allowed, but only reported: {}", denial.reason.word()),
+            Some(denial) => {
+                format!("allowed only because of report mode: {}", denial.reason.word())
+            }
             None => "allowed".to_owned(),
         };
         self.lines.line("verdict", &verdict, "");
@@ -162,7 +164,11 @@ impl EgressExplanation<'_> {
             let way_out = denial.way_out(client, destination).unwrap_or_default();
             self.lines.line("to keep it", &way_out, "");
         } else if rule.settings.mode == RuleMode::Report {
-            self.lines.line("", "this rule lists it; what no rule lists is let through too", "");
+            self.lines.line(
+                "",
+                "this rule lists it; report mode also allows destinations that no rule lists",
+                "",
+            );
         }
         let parent = self.forward_proxy.parent(rule, destination).map(Arc::clone);
         match &parent {
@@ -186,11 +192,7 @@ impl EgressExplanation<'_> {
             Host::Addr(ip) => Ok(vec![*ip]),
             Host::Name(name) => match self.forward_proxy.hosts.get(name) {
                 Some(pinned) => {
-                    self.lines.line(
-                        "addresses",
-                        "not looked up: they stand in [forward.hosts]",
-                        "",
-                    );
+                    self.lines.line("addresses", "not looked up: listed in [forward.hosts]", "");
                     Ok(pinned.to_vec())
                 }
                 None => resolve(name.as_str()),
@@ -249,7 +251,7 @@ impl EgressExplanation<'_> {
             let said = match self.forward_proxy.guard.check(rule, *ip, destination.port) {
                 Ok(_) => {
                     open = true;
-                    "may be dialled".to_owned()
+                    "allowed".to_owned()
                 }
                 Err(barred) => {
                     let denial = Denial::barred(rule, barred, form);
@@ -261,11 +263,11 @@ impl EgressExplanation<'_> {
         }
         if !open {
             let reason = Reason::EgressAddress;
-            let verdict = format!("denied after all: {} {}", reason.code(), reason.word());
+            let verdict = format!("denied: {} {}", reason.code(), reason.word());
             self.lines.line("verdict", &verdict, "");
         }
         if let Some(way_out) = way_out {
-            self.lines.line("to fix", &format!("if that is meant, {way_out}"), "");
+            self.lines.line("to fix", &format!("if this is intended, {way_out}"), "");
         }
         open
     }
@@ -293,7 +295,9 @@ fn inside(sni: SniPolicy) -> String {
     };
     match sni {
         SniPolicy::OFF => "not looked at".to_owned(),
-        SniPolicy::STRICT => "TLS that asks for this host, or it is closed".to_owned(),
+        SniPolicy::STRICT => {
+            "only TLS with this server name; otherwise the tunnel is closed".to_owned()
+        }
         SniPolicy { mismatch, missing, not_tls, ech } => {
             let encrypted = match ech {
                 SniAction::Allow => String::new(),

@@ -27,7 +27,7 @@ pub(super) fn socket_io(told: &SocketIoSummary) -> Vec<(&'static str, String)> {
         let (open, stuck) = (sessions.open(), sessions.stuck);
         let young = match sessions.polling {
             0 => String::new(),
-            young => format!(", {young} too young to say"),
+            young => format!(", {young} too young to judge"),
         };
         lines.push((
             "Socket.IO",
@@ -51,7 +51,7 @@ pub(super) fn socket_io(told: &SocketIoSummary) -> Vec<(&'static str, String)> {
 /// The tables.
 pub(super) fn tables(out: &mut String, status: &Status, now: i64) {
     passed_through(out, &status.passed_through);
-    refused(out, status);
+    rejections(out, status);
     if let Some(tunnels) = &status.tunnels {
         tunnels_of(out, tunnels, now);
     }
@@ -72,7 +72,7 @@ fn table(out: &mut String, head: &[&str], mut rows: Vec<Vec<String>>, all: usize
 
 fn passed_through(out: &mut String, all: &[PassthroughSummary]) {
     let row = |one: &PassthroughSummary| {
-        let refused = one.refused.iter().map(|(word, count)| format!("{word} {count}x"));
+        let refused = one.rejected.iter().map(|(word, count)| format!("{word} {count}x"));
         vec![
             format!("{} {}", one.profile, one.route),
             one.upstream.clone().unwrap_or_default(),
@@ -81,16 +81,16 @@ fn passed_through(out: &mut String, all: &[PassthroughSummary]) {
             refused.collect::<Vec<_>>().join(", "),
         ]
     };
-    let head = ["passed through", "to", "open", "passed on", "not passed on"];
+    let head = ["passed through", "to", "open", "forwarded", "rejected"];
     table(out, &head, all.iter().map(row).collect(), all.len());
 }
 
 /// Rejections by reason, the most frequent first, each with the routes that have the most.
-fn refused(out: &mut String, status: &Status) {
-    let mut all: Vec<_> = status.refused_in_all.iter().collect();
+fn rejections(out: &mut String, status: &Status) {
+    let mut all: Vec<_> = status.rejected_in_all.iter().collect();
     all.sort_by_key(|(word, count)| (Reverse(**count), *word));
     let row = |(word, count): &(&String, &u64)| {
-        let of = status.refused.iter().filter(|one| one.reason == **word);
+        let of = status.rejected.iter().filter(|one| one.reason == **word);
         let mut of: Vec<&RejectionCount> = of.collect();
         of.sort_by_key(|one| Reverse(one.count));
         let named = of.iter().take(MAX_ROUTES_NAMED);
@@ -101,7 +101,7 @@ fn refused(out: &mut String, status: &Status) {
         }
         vec![(*word).clone(), count.to_string(), routes.join(", ")]
     };
-    let head = ["refused since the start", "times", "by route"];
+    let head = ["rejected since the start", "times", "by route"];
     table(out, &head, all.iter().map(row).collect(), all.len());
 }
 
@@ -154,14 +154,14 @@ mod tests {
             upstream: upstream.map(str::to_owned),
             open: 3,
             passed: 120,
-            refused: [("upstream_down".to_owned(), 4), ("upstream_connect_failed".to_owned(), 2)]
+            rejected: [("upstream_down".to_owned(), 4), ("upstream_connect_failed".to_owned(), 2)]
                 .into(),
         };
         Status {
-            refused: ["/shut/", "/chat/api/", "/ccm/", "/mre/"]
+            rejected: ["/shut/", "/chat/api/", "/ccm/", "/mre/"]
                 .map(|route| refused("route_denied", route, route.len() as u64))
                 .to_vec(),
-            refused_in_all: [("no_route".to_owned(), 9), ("route_denied".to_owned(), 26)].into(),
+            rejected_in_all: [("no_route".to_owned(), 9), ("route_denied".to_owned(), 26)].into(),
             passed_through: vec![passed("chat.example.com", Some("sites")), passed("none", None)],
             tunnels: Some(TunnelList { open: 13, shown: (0..13).map(tunnel).collect() }),
             ..Status::default()
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "10 sessions: 7 on a WebSocket, 2 stuck on polling, 1 too young to say",
+                "10 sessions: 7 on a WebSocket, 2 stuck on polling, 1 too young to judge",
                 "upgrade_stripped: 2 stuck, 1 that ended",
                 "never_tried: 0 stuck, 3 that ended",
                 "what to do: app-gateway why-polling",

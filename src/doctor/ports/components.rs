@@ -69,13 +69,13 @@ impl<'a> UpstreamUses<'a> {
         }
         if self.compared {
             let to = format!("Other gateway ({host})");
-            add([GATEWAY, &to], port, protocol, "asks whether it is like this one");
+            add([GATEWAY, &to], port, protocol, "comparison of configurations (drift)");
         }
         let Some(check) = &upstream.check else { return };
         let port = check.port.unwrap_or(port);
         if !asked.contains(&port) {
             let to = if self.profiles.is_empty() { &own } else { &hybrid_chat };
-            let purpose = format!("asks whether {} is well", upstream.name);
+            let purpose = format!("health check of {}", upstream.name);
             let kind = [protocol_of(check, endpoint), "private"];
             table.openings.push(FirewallRule::new([GATEWAY, to], port.to_string(), kind, purpose));
         }

@@ -210,9 +210,9 @@ impl<'a> InboundRule<'a> {
 /// Description of the treatment of passthrough connections.
 pub(super) fn passed_on(tcp: &Tcp) -> &'static str {
     if tcp.routes.iter().any(|route| !route.server_names.is_empty()) {
-        "passed through, TLS unopened"
+        "passed through, TLS not terminated"
     } else {
-        "passed through as it is"
+        "passed through unchanged"
     }
 }
 

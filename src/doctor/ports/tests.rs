@@ -200,15 +200,15 @@ same-port = true
 
 #[test]
 fn what_is_passed_through_has_the_rows_of_its_listeners_and_endpoints() {
-    let through = "TCP | private | passed through, TLS unopened";
+    let through = "TCP | private | passed through, TLS not terminated";
     let mut wanted = vec![
-        format!("{CUSTOMERS} | App gateway | 8443 | TCP | public | passed through, TLS unopened"),
+        format!("{CUSTOMERS} | App gateway | 8443 | TCP | public | passed through, TLS not terminated"),
         format!("Load balancer (10.0.0.10) | App gateway | 8495 | {through}; begins with the PROXY protocol"),
-        "LAN: agents, supervisors, administrators (10.0.0.0/8, 192.168.7.9) | App gateway (10.0.0.2) | 443 | TCP | private | passed through as it is".to_owned(),
+        "LAN: agents, supervisors, administrators (10.0.0.0/8, 192.168.7.9) | App gateway (10.0.0.2) | 443 | TCP | private | passed through unchanged".to_owned(),
     ];
     for virtual_server in ["10.0.0.5", "site-b.example.com"] {
         wanted.push(format!(
-            "App gateway, lan | sites ({virtual_server}) | 443 | TCP | private | passed through as it is"
+            "App gateway, lan | sites ({virtual_server}) | 443 | TCP | private | passed through unchanged"
         ));
         for port in [8443, 8451, 8495] {
             wanted.push(format!(
@@ -242,12 +242,12 @@ fn a_check_has_a_row_if_it_asks_another_port() {
     let elsewhere =
         SITES.replace("path = \"/ready\"", "path = \"/readyz\", port = 9145, tls = false");
     let rows = lines(&table(&elsewhere));
-    let checks: Vec<_> = rows.iter().filter(|row| row.contains("is well")).collect();
+    let checks: Vec<_> = rows.iter().filter(|row| row.contains("health check of")).collect();
     assert_eq!(
         checks,
         [
-            "App gateway | sites (10.0.0.5) | 9145 | HTTP | private | asks whether sites is well",
-            "App gateway | sites (site-b.example.com) | 9145 | HTTP | private | asks whether sites is well",
+            "App gateway | sites (10.0.0.5) | 9145 | HTTP | private | health check of sites",
+            "App gateway | sites (site-b.example.com) | 9145 | HTTP | private | health check of sites",
         ]
     );
     // Without `same-port`, requests go to the port of the checks.
@@ -257,15 +257,18 @@ fn a_check_has_a_row_if_it_asks_another_port() {
     assert_eq!(
         endpoint,
         [
-            "App gateway, lan | sites (10.0.0.5) | 8443 | TCP | private | passed through as it is",
-            "App gateway, internet | sites (10.0.0.5) | 8443 | TCP | private | passed through, TLS unopened",
+            "App gateway, lan | sites (10.0.0.5) | 8443 | TCP | private | passed through unchanged",
+            "App gateway, internet | sites (10.0.0.5) | 8443 | TCP | private | passed through, TLS not terminated",
         ]
     );
     let checked = internet("", &["listen = \"0.0.0.0:8443\""])
         .replace(":8444\"]", ":8444\"]\ncheck = { port = 9000, path = \"/\" }");
-    assert!(lines(&table(&checked)).contains(
-        &"App gateway | Hybrid Chat (10.0.0.20) | 9000 | HTTP | private | asks whether chat is well".to_owned()
-    ));
+    assert!(
+        lines(&table(&checked)).contains(
+            &"App gateway | Hybrid Chat (10.0.0.20) | 9000 | HTTP | private | health check of chat"
+                .to_owned()
+        )
+    );
 }
 
 #[test]

@@ -190,7 +190,7 @@ impl ConfigDigest {
         match keyed.wire.verify_answer(question, answer, now()) {
             None => failed(PeerState::Unverified, unverified),
             Some(DriftAnswer::Itself) => {
-                failed(PeerState::Itself, "the address leads back to this gateway")
+                failed(PeerState::Itself, "the address is this gateway itself")
             }
             Some(DriftAnswer::Clock(ahead)) => {
                 let way = if ahead < 0 { "behind" } else { "ahead" };

@@ -49,7 +49,7 @@ impl<'a> Explanation<'a> {
             &locate(passthrough_listener.place),
         );
         let refused = |explanation: &mut Self, reason: Reason| {
-            explanation.line("verdict", &format!("refused: {}", reason.word()), "");
+            explanation.line("verdict", &format!("rejected: {}", reason.word()), "");
             explanation.line("", reason.sentence(), "");
         };
         if !passthrough_listener.admits(ClientAddr(SocketAddr::new(query.from, 0))) {

@@ -396,13 +396,13 @@ fn explain_names_the_setting_that_allows_an_ambiguous_path() {
         ("/ccm%2Fwebhook", "allow-encoded-slash"),
     ] {
         let report = explained(&strict, path);
-        assert!(report.contains("refused: 400 ambiguous_path"), "{report}");
+        assert!(report.contains("rejected: 400 ambiguous_path"), "{report}");
         assert!(
             report.contains("/ccm/webhook") && report.contains(&format!("add {key} = true")),
             "{report}"
         );
         let lax = generation(&RECIPE.replace("methods", &format!("{key} = true\nmethods")));
-        assert!(explained(&lax, path).contains("passed on to ccm"), "{path}");
+        assert!(explained(&lax, path).contains("forwarded to ccm"), "{path}");
     }
     let report = explained(&strict, "//other");
     assert!(

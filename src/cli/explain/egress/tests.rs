@@ -84,11 +84,11 @@ client      10.0.0.5 (not logged in)
 rule        platforms                                     forward.toml:5
 verdict     allowed
 through     no other proxy
-inside      TLS that asks for this host, or it is closed
+inside      only TLS with this server name; otherwise the tunnel is closed
 limits      connect 10s, silence 10min, at most 24h, 1MiB per second
-address     8.8.8.8                                       may be dialled
+address     8.8.8.8                                       allowed
 address     10.9.9.9                                      BARRED: 10.9.9.9 is private (RFC 1918), in 10.0.0.0/8
-to fix      if that is meant, add \"10.9.9.9\" to `private-networks` of rule `platforms` in forward.toml:5
+to fix      if this is intended, add \"10.9.9.9\" to `private-networks` of rule `platforms` in forward.toml:5
 ";
     assert_eq!(explained("API.twilio.com.:443", "10.0.0.5"), (expected.to_owned(), true));
 }
@@ -114,26 +114,26 @@ fn other_verdicts_are_told_apart() {
             "2130706433:443",
             "10.0.0.5",
             false,
-            &["refused: 400 bad_destination", "four decimal"][..],
+            &["rejected: 400 bad_destination", "four decimal"][..],
         ),
         ("a\r\nb:443", "10.0.0.5", false, &["a\\r\\nb:443", "control character"]),
         (
             "scontent.xx.fbcdn.net:443",
             "10.0.0.5",
             false,
-            &["denied after all: 403 egress_address", "loopback"],
+            &["denied: 403 egress_address", "loopback"],
         ),
         (
             "pinned.fbcdn.net:443",
             "10.0.0.5",
             true,
-            &["stand in [forward.hosts]", "8.8.8.8  ", "BARRED: 127.0.0.1"],
+            &["listed in [forward.hosts]", "8.8.8.8  ", "BARRED: 127.0.0.1"],
         ),
         (
             "intranet.example.com:8443",
             "10.0.0.5",
             true,
-            &["through     no other proxy", "not looked at", "may be dialled"],
+            &["through     no other proxy", "not looked at", "allowed"],
         ),
         (
             "parent.example.com:443",
@@ -145,7 +145,7 @@ fn other_verdicts_are_told_apart() {
             "new.example.com:443",
             "192.0.2.10",
             true,
-            &["allowed, but only reported: egress_denied", "to keep it", "may be dialled"],
+            &["allowed only because of report mode: egress_denied", "to keep it", "allowed"],
         ),
         ("8.8.8.8:443", "10.0.0.5", false, &["egress_literal", "add \"8.8.8.8\" to `allow`"]),
         (
