@@ -76,10 +76,8 @@ impl<T: Io> Conn<T> {
         self.timer.set(limits.keep_alive);
         poll_fn(|cx| {
             loop {
-                // RFC 9112 section 2.2: an empty line before the request line is ignored.
-                while self.input.starts_with(b"\r\n") {
-                    self.input.advance(2);
-                }
+                let empty = scanner.skip_empty_lines(&self.input);
+                self.input.advance(empty);
                 if !self.input.is_empty() && !std::mem::replace(&mut begun, true) {
                     self.timer.set(limits.header);
                     self.head_began = Some(Instant::now());

@@ -42,6 +42,17 @@ impl HeadScanner {
         HeadProgress::Partial
     }
 
+    /// Number of bytes of empty lines before a request line, which RFC 9112 section 2.2 allows to
+    /// ignore. The caller removes them, and the search begins again after them.
+    pub fn skip_empty_lines(&mut self, bytes: &[u8]) -> usize {
+        let lines = bytes.as_chunks::<2>().0.iter().take_while(|line| *line == b"\r\n");
+        let skipped = 2 * lines.count();
+        if skipped > 0 {
+            *self = Self::default();
+        }
+        skipped
+    }
+
     /// First line without its line end, once it is complete.
     #[must_use]
     pub fn first_line<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
@@ -76,6 +87,18 @@ mod tests {
             assert_eq!(scanner.scan(bytes), HeadProgress::Partial);
             assert_eq!(scanner.first_line(bytes), line);
         }
+    }
+
+    #[test]
+    fn an_empty_line_in_pieces_hides_no_byte_after_it() {
+        let mut scanner = HeadScanner::default();
+        assert_eq!(scanner.skip_empty_lines(b"\r"), 0);
+        assert_eq!(scanner.scan(b"\r"), HeadProgress::Partial);
+        let arrived = b"\r\n\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let skipped = scanner.skip_empty_lines(arrived);
+        assert_eq!(skipped, 2);
+        assert_eq!(scanner.scan(&arrived[skipped..]), HeadProgress::BareLf);
+        assert_eq!(HeadScanner::default().skip_empty_lines(b"\r\n\r\nG"), 4);
     }
 
     #[test]
