@@ -175,6 +175,7 @@ fn until(text: &[u8], ends: impl Fn(u8) -> bool) -> &[u8] {
 /// Canonical form shared by all spellings of a decoded path that a component may treat as equal. A
 /// denial of one spelling covers them all. The result has no trailing `/`; the root is empty.
 ///
+/// - Escapes that remain are decoded (components that decode twice).
 /// - Case is folded, also beyond ASCII (IIS, Express).
 /// - Path parameters and empty segments are removed (Tomcat, Spring), also the parameters that
 ///   ASP.NET takes from the front of a segment: `(S(...))`.
@@ -188,8 +189,9 @@ pub fn canonical(decoded: &[u8]) -> Cow<'_, [u8]> {
     if is_canonical(bare) {
         return Cow::Borrowed(bare);
     }
+    let decoded = without_escapes(decoded);
     let mut out = String::with_capacity(decoded.len());
-    for segment in until(decoded, |byte| matches!(byte, b'?' | b'#'))
+    for segment in until(&decoded, |byte| matches!(byte, b'?' | b'#'))
         .split(|byte| matches!(byte, b'/' | b'\\'))
     {
         let text = match std::str::from_utf8(segment) {
@@ -197,30 +199,48 @@ pub fn canonical(decoded: &[u8]) -> Cow<'_, [u8]> {
             // Read as Latin-1, as a component without UTF-8 does.
             Err(_) => Cow::Owned(segment.iter().map(|byte| char::from(*byte)).collect()),
         };
-        let name = segment_name(&text);
+        // Folded to upper and back to lower case: `\u{17f}` becomes `S`, and the Kelvin sign `k`.
+        let folded: String =
+            text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect();
+        let name = segment_name(&folded);
         if !name.is_empty() {
             out.push('/');
-            // Folded to upper and back to lower case: `\u{17f}` becomes `S`, and the Kelvin sign
-            // `k`.
-            out.extend(name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase));
+            out.push_str(name);
         }
     }
     Cow::Owned(out.into_bytes())
 }
 
+/// Decodes escapes until none is left. Takes linear time, also for `%25252525`.
+fn without_escapes(path: &[u8]) -> Cow<'_, [u8]> {
+    if !path.contains(&b'%') {
+        return Cow::Borrowed(path);
+    }
+    let mut out = Vec::with_capacity(path.len());
+    for byte in path {
+        out.push(*byte);
+        // A decoded byte may complete an earlier escape.
+        while let Some(byte) = out.last_chunk::<3>().and_then(|end| escape(end)) {
+            out.truncate(out.len() - 3);
+            out.push(byte);
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// Name under which a component may look up a segment.
 fn segment_name(segment: &str) -> &str {
-    let segment = segment.split(';').next().unwrap_or_default();
-    let segment = match segment.as_bytes() {
-        [b'(', letter, b'(', ..] if letter.is_ascii_alphabetic() => {
-            segment.find("))").and_then(|at| segment.get(at + 2..)).unwrap_or(segment)
-        }
-        _ => segment,
-    };
+    let mut segment = segment.split(';').next().unwrap_or_default().trim_start();
+    while let [b'(', letter, b'(', ..] = segment.as_bytes()
+        && letter.is_ascii_alphabetic()
+        && let Some(end) = segment.find("))")
+    {
+        segment = segment.get(end + 2..).unwrap_or_default().trim_start();
+    }
     // `name::$DATA`, `name:$I30:$INDEX_ALLOCATION`
     let streams = [segment.find("::"), segment.find(":$")];
     let end = streams.into_iter().flatten().min().unwrap_or(segment.len());
-    let name = segment.get(..end).unwrap_or_default().trim_start();
+    let name = segment.get(..end).unwrap_or_default();
     name.trim_end_matches(|letter: char| letter == '.' || letter.is_whitespace())
 }
 
@@ -245,8 +265,7 @@ fn is_canonical(bare: &[u8]) -> bool {
             | b'$'
             | b'&'
             | b'\''
-            | b'*'
-            | b'%' => {}
+            | b'*' => {}
             _ => return false,
         }
         before = *byte;
@@ -394,6 +413,10 @@ mod tests {
             "/ccm/actuator/env?x",
             "/ccm/actuator/env#x",
             "/ccm/actuator/env\u{a0}",
+            "/ccm/%61ctuator/env",
+            "/ccm/%25252561ctuator/%2%35%36%35nv",
+            "/ccm/ (S(x))actuator/(S(x)) (A(y))env",
+            "/ccm/(\u{17f}(x))actuator/env",
         ] {
             assert_eq!(&*canonical(spelling.as_bytes()), b"/ccm/actuator/env", "{spelling}");
         }
@@ -403,6 +426,13 @@ mod tests {
             assert_eq!(&*canonical(root.as_bytes()), b"", "{root}");
         }
         assert!(matches!(canonical(b"/chat/api.v1/x-y_z/"), Cow::Borrowed(b"/chat/api.v1/x-y_z")));
+    }
+
+    #[test]
+    fn escapes_of_escapes_are_decoded_in_linear_time() {
+        let deep = [b"/%", "25".repeat(30_000).as_bytes(), b"61"].concat();
+        assert_eq!(&*canonical(&deep), b"/a");
+        assert_eq!(&*canonical(b"/100%/%zz/%2"), b"/100%/%zz/%2");
     }
 
     #[test]
