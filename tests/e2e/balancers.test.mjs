@@ -25,9 +25,15 @@ listen p${port}
 /** The origin's record of a request through this port from the client's address, and the line of the log. */
 async function through(port, { to = gateway, args = [], ...options } = {}) {
   const path = `/seen?port=${port}-${to.access.length}`;
-  const answer = await curl(world, to, path, { args: ['--interface', client, ...args], listener: { host: world.address, port }, ...options });
+  const answer = await curl(world, to, path, {
+    args: ['--interface', client, ...args],
+    listener: { host: world.address, port },
+    ...options,
+  });
   assert.equal(answer.status, 200, `${answer.err}\n${to.stderr}`);
-  const headers = new Map(answer.json.rawHeaders.flatMap((name, i, all) => (i % 2 ? [] : [[name.toLowerCase(), all[i + 1]]])));
+  const headers = new Map(
+    answer.json.rawHeaders.flatMap((name, i, all) => (i % 2 ? [] : [[name.toLowerCase(), all[i + 1]]])),
+  );
   return { headers, line: await to.accessLine(`of ${path}`, (line) => line.path === path), answer };
 }
 
@@ -48,8 +54,11 @@ before(async () => {
     listener: { 'proxy-protocol': { from: [balancer] } },
     route: [{ path: '/', upstream: 'origin' }],
   });
-  config.profile.internet.listener.push(
-    { listen: `${world.address}:${await world.freePort()}`, 'redirect-to-https': 443, 'proxy-protocol': { from: [balancer] } });
+  config.profile.internet.listener.push({
+    listen: `${world.address}:${await world.freePort()}`,
+    'redirect-to-https': 443,
+    'proxy-protocol': { from: [balancer] },
+  });
   gateway = await world.gateway(config);
 });
 after(() => world.close());
@@ -66,7 +75,11 @@ describe('HAProxy in front', { skip: gatewayOnly }, () => {
       // HAProxy terminates TLS, describes the session in the header, and opens TLS anew.
       'ssl verify none send-proxy-v2-ssl': { bind: `ssl crt ${pem}` },
       'ssl verify none send-proxy-v2-ssl-cn proxy-v2-options ssl,cert-cn,ssl-cipher,cert-sig,cert-key,authority,crc32c,unique-id':
-        { bind: `ssl crt ${pem} ca-file ${world.ca.crt} verify required`, args: ['--cert', person.crt, '--key', person.key], id: true },
+        {
+          bind: `ssl crt ${pem} ca-file ${world.ca.crt} verify required`,
+          args: ['--cert', person.crt, '--key', person.key],
+          id: true,
+        },
     };
     const ports = [];
     let sections = '';
@@ -87,8 +100,16 @@ describe('HAProxy in front', { skip: gatewayOnly }, () => {
 
   test('a redirect listener accepts the header', async () => {
     const port = await world.freePort();
-    await startHaproxy(world, frontend(port, 'send-proxy-v2', { to: gateway.listener('internet', 1) }), { ports: [[world.address, port]] });
-    const answer = await run('curl', ['--silent', '--include', '--interface', client, `http://${world.address}:${port}/x`]);
+    await startHaproxy(world, frontend(port, 'send-proxy-v2', { to: gateway.listener('internet', 1) }), {
+      ports: [[world.address, port]],
+    });
+    const answer = await run('curl', [
+      '--silent',
+      '--include',
+      '--interface',
+      client,
+      `http://${world.address}:${port}/x`,
+    ]);
     assert.match(answer.out, /^HTTP\/1.1 308 /);
     const line = await gateway.accessLine('of the redirect', (l) => l.path === '/x');
     assert.equal(line.client.split(':')[0], client);
@@ -98,25 +119,39 @@ describe('HAProxy in front', { skip: gatewayOnly }, () => {
     const lines = gateway.access.length;
     const ports = [await world.freePort(), await world.freePort()];
     const stats = await world.freePort();
-    await startHaproxy(world, `
+    await startHaproxy(
+      world,
+      `
 frontend stats
   mode http
   bind ${world.address}:${stats}
   stats enable
   stats uri /
 ${frontend(ports[0], 'send-proxy-v2 check inter 100ms')}
-${frontend(ports[1], 'send-proxy check check-ssl verify none inter 100ms')}`, { ports: [[world.address, stats]] });
+${frontend(ports[1], 'send-proxy check check-ssl verify none inter 100ms')}`,
+      { ports: [[world.address, stats]] },
+    );
     const states = async () => {
       const { out } = await run('curl', ['--silent', `http://${world.address}:${stats}/;csv`]);
-      return out.split('\n').map((l) => l.split(',')).filter(([px, sv]) => /^p\d/.test(px) && sv === 'g').map((l) => `${l[17]} ${l[36]}`);
+      return out
+        .split('\n')
+        .map((l) => l.split(','))
+        .filter(([px, sv]) => /^p\d/.test(px) && sv === 'g')
+        .map((l) => `${l[17]} ${l[36]}`);
     };
-    await until(async () => `both to be well: ${await states()}`, async () => {
-      const found = await states();
-      return found.length === 2 && found.every((state) => /^UP L[46]OK$/.test(state));
-    });
+    await until(
+      async () => `both to be well: ${await states()}`,
+      async () => {
+        const found = await states();
+        return found.length === 2 && found.every((state) => /^UP L[46]OK$/.test(state));
+      },
+    );
     const listener = world.address + ':' + gateway.listener().port;
-    await until('checks to be counted', async () =>
-      await gateway.metric(`proxy_protocol_total{listener="${listener}",profile="internet",result="local"}`) >= 10);
+    await until(
+      'checks to be counted',
+      async () =>
+        (await gateway.metric(`proxy_protocol_total{listener="${listener}",profile="internet",result="local"}`)) >= 10,
+    );
     assert.deepEqual(gateway.access.slice(lines), []);
   });
 });
@@ -138,7 +173,10 @@ describe('other peers', { skip: gatewayOnly }, () => {
   test('a client that sends a header is rejected', async () => {
     const { host, port } = gateway.listener();
     // curl sends the header from its own address, which is not a listed balancer.
-    const answer = await curl(world, gateway, '/seen?spoofed', { args: ['--interface', client, '--haproxy-protocol'], listener: { host, port } });
+    const answer = await curl(world, gateway, '/seen?spoofed', {
+      args: ['--interface', client, '--haproxy-protocol'],
+      listener: { host, port },
+    });
     assert.notEqual(answer.code, 0);
     const line = await gateway.accessLine('of the refusal', (l) => l.reason === 'not_a_balancer');
     assert.equal(line.client.split(':')[0], client);
@@ -157,31 +195,57 @@ describe('other peers', { skip: gatewayOnly }, () => {
 
 describe('upstreams with proxy-protocol', { skip: gatewayOnly }, () => {
   /** A gateway whose only upstream gets a PROXY header on each connection. */
-  const telling = async (url, upstream = {}) => world.gateway(await world.plainConfig({
-    upstream: { told: { endpoints: [url], 'proxy-protocol': 'v2', ...upstream } },
-    route: [{ path: '/', upstream: 'told' }],
-  }));
+  const telling = async (url, upstream = {}) =>
+    world.gateway(
+      await world.plainConfig({
+        upstream: { told: { endpoints: [url], 'proxy-protocol': 'v2', ...upstream } },
+        route: [{ path: '/', upstream: 'told' }],
+      }),
+    );
 
   test('nginx over TLS accepts the header, also of health checks', async () => {
     const port = await world.freePort(world.upstreamAddress);
-    await world.nginx(`
+    await world.nginx(
+      `
       server {
         listen ${world.upstreamAddress}:${port} ssl proxy_protocol;
         ssl_certificate ${world.certs.upstream.crt};
         ssl_certificate_key ${world.certs.upstream.key};
         location / { return 200 "$proxy_protocol_addr $proxy_protocol_server_addr $proxy_protocol_server_port $connection; "; }
-      }`, { ports: [[world.upstreamAddress, port]] });
+      }`,
+      { ports: [[world.upstreamAddress, port]] },
+    );
     const told = await telling(`https://${world.upstreamAddress}:${port}`, {
-      'ca-file': world.ca.crt, 'server-name': 'upstream.test', check: { path: '/', interval: '1s', initial: 'down', rise: 1 },
+      'ca-file': world.ca.crt,
+      'server-name': 'upstream.test',
+      check: { path: '/', interval: '1s', initial: 'down', rise: 1 },
     });
     const { host, port: own } = told.listener();
-    await until('the check to be good', async () => (await told.metric(`upstream_checks_total{result="good",upstream="told"}`)) > 0);
+    await until(
+      'the check to be good',
+      async () => (await told.metric(`upstream_checks_total{result="good",upstream="told"}`)) > 0,
+    );
     // Two requests on one connection of curl, and one on another.
-    const answers = await Promise.all([client, client.replace(/77$/, '78')].map(async (from) => {
-      const one = ['--silent', '--show-error', '--cacert', world.ca.crt, '--interface', from, '--connect-to', `localhost:${own}:${host}:${own}`];
-      const { out: said, err } = await run('curl', [...one, `https://localhost:${own}/one`, `https://localhost:${own}/two`]);
-      return { from, said, err };
-    }));
+    const answers = await Promise.all(
+      [client, client.replace(/77$/, '78')].map(async (from) => {
+        const one = [
+          '--silent',
+          '--show-error',
+          '--cacert',
+          world.ca.crt,
+          '--interface',
+          from,
+          '--connect-to',
+          `localhost:${own}:${host}:${own}`,
+        ];
+        const { out: said, err } = await run('curl', [
+          ...one,
+          `https://localhost:${own}/one`,
+          `https://localhost:${own}/two`,
+        ]);
+        return { from, said, err };
+      }),
+    );
     const connections = answers.map(({ from, said, err }) => {
       const found = [...said.matchAll(/(127[\d.]+) (127[\d.]+) (\d+) (\d+)/g)];
       assert.equal(found.length, 2, `${said} ${err}`);
@@ -196,12 +260,15 @@ describe('upstreams with proxy-protocol', { skip: gatewayOnly }, () => {
 
   test('HAProxy accepts the checksum and reads the server name and the ID', async () => {
     const port = await world.freePort(world.upstreamAddress);
-    await startHaproxy(world, `
+    await startHaproxy(
+      world,
+      `
 frontend told
   mode http
   bind ${world.upstreamAddress}:${port} accept-proxy
   http-request return status 200 content-type text/plain lf-string "%[src] %[dst_port] %[fc_pp_authority] %[fc_pp_unique_id]"`,
-    { ports: [[world.upstreamAddress, port]] });
+      { ports: [[world.upstreamAddress, port]] },
+    );
     const told = await telling(`http://${world.upstreamAddress}:${port}`);
     const answer = await curl(world, told, '/', { args: ['--interface', client] });
     assert.equal(answer.status, 200, answer.err);
@@ -214,27 +281,59 @@ frontend told
     // number.
     const [told, untold] = [await world.freePort(world.upstreamAddress), await world.freePort(world.upstreamAddress)];
     const keys = `ssl_certificate ${world.certs.upstream.crt}; ssl_certificate_key ${world.certs.upstream.key};`;
-    const says = '"$remote_addr $proxy_protocol_addr $proxy_protocol_server_addr $proxy_protocol_server_port $proxy_protocol_port $connection\\n"';
-    await world.nginx(`
+    const says =
+      '"$remote_addr $proxy_protocol_addr $proxy_protocol_server_addr $proxy_protocol_server_port $proxy_protocol_port $connection\\n"';
+    await world.nginx(
+      `
       server { listen ${world.upstreamAddress}:${told} ssl proxy_protocol; ${keys} location / { return 200 ${says}; } }
       server { listen ${world.upstreamAddress}:${untold} ssl; ${keys} location / { return 200 "$remote_addr $connection\\n"; } }`,
-    { ports: [[world.upstreamAddress, told], [world.upstreamAddress, untold]] });
-    const to = (port) => ({ endpoints: [`https://${world.upstreamAddress}:${port}`], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' });
+      {
+        ports: [
+          [world.upstreamAddress, told],
+          [world.upstreamAddress, untold],
+        ],
+      },
+    );
+    const to = (port) => ({
+      endpoints: [`https://${world.upstreamAddress}:${port}`],
+      'ca-file': world.ca.crt,
+      'server-name': 'upstream.test',
+    });
     const config = await world.plainConfig({
-      upstream: { told: { ...to(told), 'proxy-protocol': 'v2', check: { path: '/', interval: '200ms', timeout: '5s' } }, untold: to(untold) },
-      route: [{ path: '/told', upstream: 'told' }, { path: '/untold', upstream: 'untold' }],
+      upstream: {
+        told: { ...to(told), 'proxy-protocol': 'v2', check: { path: '/', interval: '200ms', timeout: '5s' } },
+        untold: to(untold),
+      },
+      route: [
+        { path: '/told', upstream: 'told' },
+        { path: '/untold', upstream: 'untold' },
+      ],
       gateway: { workers: 1 },
     });
     const passing = { host: world.address, port: await world.freePort() };
-    config.tcp = { through: {
-      listener: [{ listen: `${passing.host}:${passing.port}` }],
-      route: [{ 'server-names': ['upstream.test'], upstream: 'told' }, { 'server-names': ['localhost'], upstream: 'untold' }],
-    } };
+    config.tcp = {
+      through: {
+        listener: [{ listen: `${passing.host}:${passing.port}` }],
+        route: [
+          { 'server-names': ['upstream.test'], upstream: 'told' },
+          { 'server-names': ['localhost'], upstream: 'untold' },
+        ],
+      },
+    };
     const mixed = await world.gateway(config);
     const served = mixed.listener();
     const ask = async (from, name, { host, port }, path) => {
-      const { out: said, err } = await run('curl', ['--silent', '--show-error', '--cacert', world.ca.crt, '--interface', from,
-        '--connect-to', `${name}:${port}:${host}:${port}`, `https://${name}:${port}${path}`]);
+      const { out: said, err } = await run('curl', [
+        '--silent',
+        '--show-error',
+        '--cacert',
+        world.ca.crt,
+        '--interface',
+        from,
+        '--connect-to',
+        `${name}:${port}:${host}:${port}`,
+        `https://${name}:${port}${path}`,
+      ]);
       assert.ok(said, err);
       return said.trim().split(' ');
     };
@@ -243,7 +342,11 @@ frontend told
     for (const from of people) {
       for (let turn = 0; turn < 2; turn++) {
         const open = await ask(from, 'localhost', served, '/told');
-        assert.deepEqual(open.slice(1, 4), [from, served.host, String(served.port)], 'whose request it was, and where it came in');
+        assert.deepEqual(
+          open.slice(1, 4),
+          [from, served.host, String(served.port)],
+          'whose request it was, and where it came in',
+        );
         const passed = await ask(from, 'upstream.test', passing, '/told');
         assert.deepEqual(passed.slice(1, 4), [from, passing.host, String(passing.port)], 'whose connection it is');
         const line = await mixed.accessLine('of what was passed through', (l) => l.client === `${from}:${passed[4]}`);
@@ -261,17 +364,27 @@ frontend told
       assert.equal(owners.get(connection) ?? owner, owner, JSON.stringify(connections));
       owners.set(connection, owner);
     }
-    await until('checks to be good', async () => await mixed.metric('upstream_checks_total{result="good",upstream="told"}') > 0);
-    assert.equal(await mixed.metric('upstream_endpoint_up{endpoint="' + `${world.upstreamAddress}:${told}` + '",upstream="told"}'), 1);
+    await until(
+      'checks to be good',
+      async () => (await mixed.metric('upstream_checks_total{result="good",upstream="told"}')) > 0,
+    );
+    assert.equal(
+      await mixed.metric('upstream_endpoint_up{endpoint="' + `${world.upstreamAddress}:${told}` + '",upstream="told"}'),
+      1,
+    );
   });
 
   test('the client named by a balancer reaches the upstream', async () => {
     const port = await world.freePort(world.upstreamAddress);
-    await startHaproxy(world, `
+    await startHaproxy(
+      world,
+      `
 frontend told
   mode http
   bind ${world.upstreamAddress}:${port} accept-proxy
-  http-request return status 200 content-type text/plain lf-string "%[src] %[dst]"`, { ports: [[world.upstreamAddress, port]] });
+  http-request return status 200 content-type text/plain lf-string "%[src] %[dst]"`,
+      { ports: [[world.upstreamAddress, port]] },
+    );
     const config = await world.plainConfig({
       upstream: { told: { endpoints: [`http://${world.upstreamAddress}:${port}`], 'proxy-protocol': 'v2' } },
       listener: { 'proxy-protocol': { from: [balancer] } },
@@ -279,19 +392,27 @@ frontend told
     });
     const middle = await world.gateway(config);
     const front = await world.freePort();
-    await startHaproxy(world, frontend(front, 'send-proxy-v2', { to: middle.listener() }), { ports: [[world.address, front]] });
-    const answer = await curl(world, middle, '/', { args: ['--interface', client], listener: { host: world.address, port: front } });
+    await startHaproxy(world, frontend(front, 'send-proxy-v2', { to: middle.listener() }), {
+      ports: [[world.address, front]],
+    });
+    const answer = await curl(world, middle, '/', {
+      args: ['--interface', client],
+      listener: { host: world.address, port: front },
+    });
     assert.equal(`${answer.body}`, `${client} ${world.address}`);
   });
 });
 
 describe('proxies that speak HTTP', { skip: gatewayOnly }, () => {
   /** A gateway that trusts the fields of requests from the balancer's address. */
-  const trusting = async (profile = {}) => world.gateway(await world.plainConfig({
-    profile: { 'trusted-proxies': [balancer], ...profile },
-    upstream: { origin: { endpoints: [origin.url], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' } },
-    route: [{ path: '/', upstream: 'origin' }],
-  }));
+  const trusting = async (profile = {}) =>
+    world.gateway(
+      await world.plainConfig({
+        profile: { 'trusted-proxies': [balancer], ...profile },
+        upstream: { origin: { endpoints: [origin.url], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' } },
+        route: [{ path: '/', upstream: 'origin' }],
+      }),
+    );
   /** Fields of a client that pretends to be another one. */
   const lies = ['-H', 'X-Forwarded-For: 203.0.113.66', '-H', 'Forwarded: for=203.0.113.66'];
   const isClient = ({ line, headers }, hops) => {
@@ -305,7 +426,8 @@ describe('proxies that speak HTTP', { skip: gatewayOnly }, () => {
     const to = await trusting();
     const port = await world.freePort();
     const { host, port: own } = to.listener();
-    await world.nginx(`server {
+    await world.nginx(
+      `server {
       listen ${world.address}:${port} ssl;
       ssl_certificate ${world.certs.gateway.crt};
       ssl_certificate_key ${world.certs.gateway.key};
@@ -315,12 +437,17 @@ describe('proxies that speak HTTP', { skip: gatewayOnly }, () => {
         proxy_set_header Host $http_host;
         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
       }
-    }`, { ports: [[world.address, port]] });
+    }`,
+      { ports: [[world.address, port]] },
+    );
     isClient(await through(port, { to }), `${client}, ${balancer}`);
     isClient(await through(port, { to, args: lies }), `203.0.113.66, ${client}, ${balancer}`);
     // Without the proxy in between, the fields are ignored.
     const { line, headers } = await through(own, { to, args: lies });
-    assert.deepEqual([line.client.split(':')[0], line.peer, headers.get('x-forwarded-for')], [client, undefined, client]);
+    assert.deepEqual(
+      [line.client.split(':')[0], line.peer, headers.get('x-forwarded-for')],
+      [client, undefined, client],
+    );
   });
 
   test('HAProxy names the client by X-Forwarded-For or Forwarded', async () => {
@@ -328,13 +455,24 @@ describe('proxies that speak HTTP', { skip: gatewayOnly }, () => {
     writeFileSync(pem, Buffer.concat([world.certs.gateway.crtText, world.certs.gateway.keyText]));
     const ways = [
       { adds: 'option forwardfor', profile: {}, lied: `203.0.113.66, ${client}, ${balancer}` },
-      { adds: 'http-request add-header Forwarded for=%[src];proto=https', profile: { 'client-address': 'forwarded' }, lied: `${client}, ${balancer}` },
+      {
+        adds: 'http-request add-header Forwarded for=%[src];proto=https',
+        profile: { 'client-address': 'forwarded' },
+        lied: `${client}, ${balancer}`,
+      },
     ];
     for (const { adds, profile, lied } of ways) {
       const to = await trusting(profile);
       const port = await world.freePort();
-      await startHaproxy(world, frontend(port, 'ssl verify none', { to: to.listener(), bind: `ssl crt ${pem}`, before: `mode http\n  ${adds}` }),
-        { ports: [[world.address, port]] });
+      await startHaproxy(
+        world,
+        frontend(port, 'ssl verify none', {
+          to: to.listener(),
+          bind: `ssl crt ${pem}`,
+          before: `mode http\n  ${adds}`,
+        }),
+        { ports: [[world.address, port]] },
+      );
       isClient(await through(port, { to }), `${client}, ${balancer}`);
       isClient(await through(port, { to, args: lies }), lied);
     }

@@ -20,10 +20,19 @@ before(async () => {
     [customerUrl, agentUrl] = process.env.E2E_DEMO.split(' ');
     return;
   }
-  demo = await launch({ args: ['demo'], cwd: root, env: { ACCESS_LOG: 'stdout' }, admin: process.env.ADMIN_ADDR ?? '127.0.0.1:9145', readyWithin: 30_000 });
+  demo = await launch({
+    args: ['demo'],
+    cwd: root,
+    env: { ACCESS_LOG: 'stdout' },
+    admin: process.env.ADMIN_ADDR ?? '127.0.0.1:9145',
+    readyWithin: 30_000,
+  });
   world.onClose(() => demo.close());
-  const printed = (what) => until(() => `the ${what} address in:\n${demo.process.stdout}${demo.stderr}`,
-    () => new RegExp(`https://[^\\s"'<>]*/${what}/[^\\s"'<>]*`).exec(demo.process.stdout + demo.stderr)?.[0]);
+  const printed = (what) =>
+    until(
+      () => `the ${what} address in:\n${demo.process.stdout}${demo.stderr}`,
+      () => new RegExp(`https://[^\\s"'<>]*/${what}/[^\\s"'<>]*`).exec(demo.process.stdout + demo.stderr)?.[0],
+    );
   customerUrl = await printed('customer-gadget');
   agentUrl = await printed('agent-gadget');
 });
@@ -35,20 +44,29 @@ async function visit(url) {
   const page = await context.newPage();
   page.setDefaultTimeout(20_000);
   const wire = { polls: 0, webSockets: [], errors: [], answers: [] };
-  page.on('request', (request) => { if (request.url().includes('transport=polling')) wire.polls += 1; });
+  page.on('request', (request) => {
+    if (request.url().includes('transport=polling')) wire.polls += 1;
+  });
   page.on('websocket', (socket) => wire.webSockets.push(socket.url()));
   page.on('pageerror', (error) => wire.errors.push(String(error)));
   const devtools = await context.newCDPSession(page);
-  devtools.on('Network.responseReceived', ({ response }) => wire.answers.push({ protocol: response.protocol, tls: response.securityDetails }));
+  devtools.on('Network.responseReceived', ({ response }) =>
+    wire.answers.push({ protocol: response.protocol, tls: response.securityDetails }),
+  );
   await devtools.send('Network.enable');
   await page.goto(url);
   return { page, wire, context };
 }
 
-const shows = (page, selector, text) => until(() => `${selector} to show "${text}"`, async () => {
-  const shown = await page.locator(selector).textContent();
-  return shown.includes(text);
-}, { within: 20_000 });
+const shows = (page, selector, text) =>
+  until(
+    () => `${selector} to show "${text}"`,
+    async () => {
+      const shown = await page.locator(selector).textContent();
+      return shown.includes(text);
+    },
+    { within: 20_000 },
+  );
 
 async function say(page, text) {
   await page.fill('#text', text);
@@ -114,20 +132,35 @@ test('a current browser negotiates HTTP/2 and the post-quantum key exchange', { 
   await context.close();
 });
 
-test('the root of each port leads to its gadget', { skip: skip || (process.env.E2E_DEMO && 'a demo that runs already may have another root') }, async () => {
-  for (const [url, gadget] of [[customerUrl, '/customer-gadget/'], [agentUrl, '/agent-gadget/']]) {
-    const { page, context } = await visit(new URL('/', url).href);
-    assert.equal(new URL(page.url()).pathname, gadget);
-    assert.equal(new URL(page.url()).port, new URL(url).port, 'and stays on the port');
-    await context.close();
-  }
-});
+test(
+  'the root of each port leads to its gadget',
+  { skip: skip || (process.env.E2E_DEMO && 'a demo that runs already may have another root') },
+  async () => {
+    for (const [url, gadget] of [
+      [customerUrl, '/customer-gadget/'],
+      [agentUrl, '/agent-gadget/'],
+    ]) {
+      const { page, context } = await visit(new URL('/', url).href);
+      assert.equal(new URL(page.url()).pathname, gadget);
+      assert.equal(new URL(page.url()).port, new URL(url).port, 'and stays on the port');
+      await context.close();
+    }
+  },
+);
 
-test('the gateway ends cleanly while both pages are open', { skip: skip || Boolean(process.env.E2E_DEMO) }, async () => {
-  const { page, wire } = await visit(customerUrl);
-  await shows(page, '#transport', 'websocket');
-  const lost = until('the page to notice', async () => !(await page.locator('#transport').textContent()).includes('websocket'), { within: 20_000 });
-  const [exit] = await Promise.all([demo.stop(), lost]);
-  assert.equal(exit.code, 0, demo.stderr);
-  assert.deepEqual(wire.errors, []);
-});
+test(
+  'the gateway ends cleanly while both pages are open',
+  { skip: skip || Boolean(process.env.E2E_DEMO) },
+  async () => {
+    const { page, wire } = await visit(customerUrl);
+    await shows(page, '#transport', 'websocket');
+    const lost = until(
+      'the page to notice',
+      async () => !(await page.locator('#transport').textContent()).includes('websocket'),
+      { within: 20_000 },
+    );
+    const [exit] = await Promise.all([demo.stop(), lost]);
+    assert.equal(exit.code, 0, demo.stderr);
+    assert.deepEqual(wire.errors, []);
+  },
+);

@@ -16,8 +16,15 @@ const part = (name) => join(root, 'tests/e2e/sites', name);
 /** The number of clients in each program. A single program could not keep up with its own timers. */
 const isFull = process.env.E2E_LOAD === 'full';
 const CROWDS = isFull
-  ? [{ real: 300, light: 0 }, { real: 0, light: 1350 }, { real: 0, light: 1350 }]
-  : [{ real: 120, light: 0 }, { real: 120, light: 60 }];
+  ? [
+      { real: 300, light: 0 },
+      { real: 0, light: 1350 },
+      { real: 0, light: 1350 },
+    ]
+  : [
+      { real: 120, light: 0 },
+      { real: 120, light: 60 },
+    ];
 const PEOPLE = CROWDS.reduce((n, { real, light }) => n + real + light, 0);
 /** Seconds between two notes of a client; the value of the full size is Hybrid Chat's. */
 const EVERY = isFull ? 20 : 5;
@@ -51,7 +58,9 @@ function together(counts) {
 
 describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
   let world;
-  before(async () => { world = await openWorld('crowd'); });
+  before(async () => {
+    world = await openWorld('crowd');
+  });
   after(() => world.close());
 
   async function chatServer(name) {
@@ -60,8 +69,9 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
     await once(listening, 'listening');
     const { port } = listening.address();
     const fds = [3, 4, 5, 6];
-    const server = start(process.execPath, [part('components.mjs'), JSON.stringify({ name, key, cert, fds })],
-      { stdio: ['ignore', 'pipe', 'pipe', ...fds.map(() => listening._handle.fd)] });
+    const server = start(process.execPath, [part('components.mjs'), JSON.stringify({ name, key, cert, fds })], {
+      stdio: ['ignore', 'pipe', 'pipe', ...fds.map(() => listening._handle.fd)],
+    });
     listening.close();
     world.onClose(() => server.exit || server.stop('SIGKILL'));
     server.notes = new Map();
@@ -79,8 +89,16 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
   function crowdOf(gateway) {
     const { host, port } = gateway.listener();
     const programs = CROWDS.map((people) => {
-      const program = start(process.execPath, [part('crowd.mjs'), JSON.stringify({
-        url: `https://${host}:${port}`, ca: world.ca.crt, abreast: 12, every: EVERY, ...people })]);
+      const program = start(process.execPath, [
+        part('crowd.mjs'),
+        JSON.stringify({
+          url: `https://${host}:${port}`,
+          ca: world.ca.crt,
+          abreast: 12,
+          every: EVERY,
+          ...people,
+        }),
+      ]);
       world.onClose(() => program.stop('SIGKILL'));
       Object.assign(program, { back: [], still: 0 });
       hear(program, (now) => {
@@ -119,53 +137,87 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
 
   test('stay on their endpoint, and are all back after an endpoint is killed', { timeout: 400_000 }, async () => {
     const [a, b] = [await chatServer('a'), await chatServer('b')];
-    const gateway = await world.gateway(await world.plainConfig({
-      upstream: {
-        chat: {
-          'ca-file': world.ca.crt, 'server-name': 'upstream.test', endpoints: [a.endpoint, b.endpoint],
-          balance: 'least-connections', check: { kind: 'tcp', interval: '500ms', timeout: '10s' },
+    const gateway = await world.gateway(
+      await world.plainConfig({
+        upstream: {
+          chat: {
+            'ca-file': world.ca.crt,
+            'server-name': 'upstream.test',
+            endpoints: [a.endpoint, b.endpoint],
+            balance: 'least-connections',
+            check: { kind: 'tcp', interval: '500ms', timeout: '10s' },
+          },
         },
-      },
-      route: [{ path: '/socket.io/', upstream: 'chat' }],
-      gateway: { workers: 2 },
-      profile: { limits: { connections: 20_000, 'connections-per-client': 20_000 } },
-    }));
+        route: [{ path: '/socket.io/', upstream: 'chat' }],
+        gateway: { workers: 2 },
+        profile: { limits: { connections: 20_000, 'connections-per-client': 20_000 } },
+      }),
+    );
     const crowd = crowdOf(gateway);
-    const state = () => `${crowd.said()}\nendpoints stood still for up to ${a.still} and ${b.still} ms\n${gateway.stderr.slice(-3000)}`;
+    const state = () =>
+      `${crowd.said()}\nendpoints stood still for up to ${a.still} and ${b.still} ms\n${gateway.stderr.slice(-3000)}`;
 
-    await until(() => `all clients to be connected:\n${state()}`,
-      () => crowd.connected() === PEOPLE && crowd.at('a') + crowd.at('b') === PEOPLE, { within: 180_000, every: 200 });
+    await until(
+      () => `all clients to be connected:\n${state()}`,
+      () => crowd.connected() === PEOPLE && crowd.at('a') + crowd.at('b') === PEOPLE,
+      { within: 180_000, every: 200 },
+    );
     const [there, here] = [crowd.at('a'), crowd.at('b')];
     assert.ok(Math.min(there, here) > PEOPLE / 3, `shared by both: ${there} and ${here}`);
     // Three of Hybrid Chat's heartbeats, and two notes of each client.
     const notes = a.notes.size + b.notes.size;
-    await until(() => `two notes of each client:\n${state()}`, () => a.notes.size + b.notes.size >= notes + 2 * PEOPLE, { within: 90_000 });
-    for (const name of ['a', 'b', 'undefined']) assert.deepEqual(crowd.lost(name), {}, `no client lost a session:\n${state()}`);
+    await until(
+      () => `two notes of each client:\n${state()}`,
+      () => a.notes.size + b.notes.size >= notes + 2 * PEOPLE,
+      { within: 90_000 },
+    );
+    for (const name of ['a', 'b', 'undefined'])
+      assert.deepEqual(crowd.lost(name), {}, `no client lost a session:\n${state()}`);
     assert.equal(crowd.moved(), 0, 'no client moved');
     assert.deepEqual([crowd.at('a'), crowd.at('b')], [there, here]);
 
     const killed = Date.now();
     await a.stop('SIGKILL');
-    await until(() => `all clients to be back:\n${state()}`, () => crowd.at('b') === PEOPLE && crowd.connected() === PEOPLE
-      && crowd.back().length >= there, { within: 120_000, every: 50 });
+    await until(
+      () => `all clients to be back:\n${state()}`,
+      () => crowd.at('b') === PEOPLE && crowd.connected() === PEOPLE && crowd.back().length >= there,
+      { within: 120_000, every: 50 },
+    );
     report(crowd, killed, { there, here, still: b.still });
     assert.deepEqual(crowd.lost('b'), {}, `no client of the other endpoint lost a session:\n${state()}`);
     assert.deepEqual(crowd.lost('undefined'), {}, `and none lost two:\n${state()}`);
-    assert.equal(Object.values(crowd.lost('a')).reduce((n, one) => n + one, 0), there);
+    assert.equal(
+      Object.values(crowd.lost('a')).reduce((n, one) => n + one, 0),
+      there,
+    );
     assert.deepEqual(Object.keys(crowd.told()), [LOST], `answers to polls of lost sessions:\n${state()}`);
     assert.equal(crowd.moved(), 0);
     const late = crowd.back().filter(({ took }) => took > MAX_RECONNECT_TIME);
     assert.deepEqual(late, [], `all clients were back within ${MAX_RECONNECT_TIME} ms:\n${state()}`);
-    for (const [name, server] of [['a', a], ['b', b]]) {
-      assert.deepEqual([...server.notes].filter(([, count]) => count > 1), [], `no note came to ${name} twice`);
+    for (const [name, server] of [
+      ['a', a],
+      ['b', b],
+    ]) {
+      assert.deepEqual(
+        [...server.notes].filter(([, count]) => count > 1),
+        [],
+        `no note came to ${name} twice`,
+      );
     }
-    assert.deepEqual([...a.notes.keys()].filter((id) => b.notes.has(id)), [], 'nor to both');
+    assert.deepEqual(
+      [...a.notes.keys()].filter((id) => b.notes.has(id)),
+      [],
+      'nor to both',
+    );
     assertGatewayKeptThem(gateway.access, a.address);
   });
 
   /** Prints how the clients came back, beyond the assertions. */
   function report(crowd, killed, { there, here, still }) {
-    const took = crowd.back().map((one) => one.took).sort((a, b) => a - b);
+    const took = crowd
+      .back()
+      .map((one) => one.took)
+      .sort((a, b) => a - b);
     const at = (share) => took[Math.min(took.length - 1, Math.floor(took.length * share))];
     const soon = took.filter((one) => one <= HEARTBEAT).length;
     const seconds = [];
@@ -173,8 +225,12 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
       const second = Math.max(0, Math.floor((one.at - killed) / 1000));
       seconds[second] = (seconds[second] ?? 0) + 1;
     }
-    console.log(`# ${there} sessions were lost with their endpoint, ${here} were not; back after ${at(0.5)} ms (median), ${at(0.99)} (99 %), ${at(1)} (all); ${soon} within ${HEARTBEAT} ms`);
+    console.log(
+      `# ${there} sessions were lost with their endpoint, ${here} were not; back after ${at(0.5)} ms (median), ${at(0.99)} (99 %), ${at(1)} (all); ${soon} within ${HEARTBEAT} ms`,
+    );
     console.log(`# back in each second: ${Array.from(seconds, (n) => n ?? 0).join(' ')}`);
-    console.log(`# stood still for up to: ${crowd.programs.map((one) => one.still).join(', ')} ms (people), ${still} ms (endpoint)`);
+    console.log(
+      `# stood still for up to: ${crowd.programs.map((one) => one.still).join(', ')} ms (people), ${still} ms (endpoint)`,
+    );
   }
 });

@@ -33,12 +33,21 @@ async function startEcho() {
   const sockets = new WebSocketServer({ server, perMessageDeflate: { threshold: 100 } });
   const codes = {};
   sockets.on('connection', (ws, request) => {
-    ws.on('error', () => {}).on('close', (code, reason) => { codes[request.url] = [code, reason.toString()]; });
+    ws.on('error', () => {}).on('close', (code, reason) => {
+      codes[request.url] = [code, reason.toString()];
+    });
     ws.on('message', (data, binary) => ws.send(data, { binary }));
     if (request.url.includes('flood')) flood(ws);
   });
   await new Promise((done) => server.listen(0, world.upstreamAddress, done));
-  world.onClose(() => new Promise((done) => { for (const ws of sockets.clients) ws.terminate(); server.close(done); server.closeAllConnections(); }));
+  world.onClose(
+    () =>
+      new Promise((done) => {
+        for (const ws of sockets.clients) ws.terminate();
+        server.close(done);
+        server.closeAllConnections();
+      }),
+  );
   return { port: server.address().port, codes };
 }
 
@@ -60,7 +69,12 @@ async function open(t, settings = {}) {
   const to = ({ port }) => ({ endpoints: [`https://${world.upstreamAddress}:${port}`], ...verified });
   const config = await world.plainConfig({
     upstream: { echo: to(echo), v2: to(chat2), v4: to(chat4) },
-    route: [{ path: '/ws/', upstream: 'echo' }, { path: '/v2/', upstream: 'v2' }, { path: '/v4/', upstream: 'v4' }, { path: '/stays/', upstream: 'echo' }],
+    route: [
+      { path: '/ws/', upstream: 'echo' },
+      { path: '/v2/', upstream: 'v2' },
+      { path: '/v4/', upstream: 'v4' },
+      { path: '/stays/', upstream: 'echo' },
+    ],
     gateway: { 'drain-timeout': '10s', ...settings },
   });
   const gateway = await world.gateway(config);
@@ -71,7 +85,10 @@ async function open(t, settings = {}) {
 /** Removes all routes but one. */
 async function deny(gateway) {
   const { internet } = gateway.config.profile;
-  gateway.write({ ...gateway.config, profile: { internet: { ...internet, route: internet.route.filter(({ path }) => path === '/stays/') } } });
+  gateway.write({
+    ...gateway.config,
+    profile: { internet: { ...internet, route: internet.route.filter(({ path }) => path === '/stays/') } },
+  });
   assert.equal((await gateway.post()).status, 200);
 }
 
@@ -79,16 +96,26 @@ async function webSocket(gateway, path, options) {
   const { host, port } = gateway.listener();
   const ws = new WebSocket(`wss://${host}:${port}${path}`, { ca: world.ca.text, ...options });
   ws.closed = new Promise((done) => ws.on('close', (code, reason) => done([code, reason.toString()])));
-  ws.on('error', (error) => { ws.failed = error; });
+  ws.on('error', (error) => {
+    ws.failed = error;
+  });
   world.onClose(() => ws.terminate());
   await once(ws, 'open');
   return ws;
 }
 
 const ways = {
-  'a drain': { end: (gateway) => { gateway.stop(); }, code: 1001, word: 'draining' },
+  'a drain': {
+    end: (gateway) => {
+      gateway.stop();
+    },
+    code: 1001,
+    word: 'draining',
+  },
   'a second TERM': {
-    settings: { 'drain-timeout': '60s' }, code: 1001, word: 'draining',
+    settings: { 'drain-timeout': '60s' },
+    code: 1001,
+    word: 'draining',
     end: async (gateway) => {
       gateway.process.child.kill('SIGTERM');
       await until('it to drain', () => /draining/.test(gateway.stderr));
@@ -124,7 +151,10 @@ for (const [what, { end, code, word, settings }] of Object.entries(ways)) {
       assert.equal((await socket.receive()).payload.toString(), 'there');
       await end(gateway);
       const close = await socket.receive();
-      assert.deepEqual([close.opcode, close.payload.readUInt16BE(), close.payload.subarray(2).toString()], [CLOSE, code, word]);
+      assert.deepEqual(
+        [close.opcode, close.payload.readUInt16BE(), close.payload.subarray(2).toString()],
+        [CLOSE, code, word],
+      );
       if (!socket.closed) socket.send(CLOSE, close.payload);
       await until('the end of the stream', () => socket.ended || socket.closed);
       assert.equal(socket.stream.rstCode ?? 0, 0);
@@ -135,25 +165,38 @@ for (const [what, { end, code, word, settings }] of Object.entries(ways)) {
 
     test('in the middle of messages, fragments and compression: every frame is whole', async (t) => {
       const gateway = await open(t, settings);
-      const clients = await Promise.all(Array.from({ length: 6 }, async (_, i) => {
-        const path = `/ws/flood-${word}${what.length}-${i}`;
-        const ws = await webSocket(gateway, path, { perMessageDeflate: i % 2 === 0 });
-        const received = { path, ws, messages: 0 };
-        ws.on('message', (data) => {
-          received.messages += 1;
-          assert.ok(data.every((byte) => byte === data[0]), 'a message is what was sent');
-        });
-        // Send as much in the other direction.
-        const talk = () => { if (ws.readyState === WebSocket.OPEN) ws.send(Buffer.alloc(50_000, i), () => setTimeout(talk, 1)); };
-        talk();
-        return received;
-      }));
+      const clients = await Promise.all(
+        Array.from({ length: 6 }, async (_, i) => {
+          const path = `/ws/flood-${word}${what.length}-${i}`;
+          const ws = await webSocket(gateway, path, { perMessageDeflate: i % 2 === 0 });
+          const received = { path, ws, messages: 0 };
+          ws.on('message', (data) => {
+            received.messages += 1;
+            assert.ok(
+              data.every((byte) => byte === data[0]),
+              'a message is what was sent',
+            );
+          });
+          // Send as much in the other direction.
+          const talk = () => {
+            if (ws.readyState === WebSocket.OPEN) ws.send(Buffer.alloc(50_000, i), () => setTimeout(talk, 1));
+          };
+          talk();
+          return received;
+        }),
+      );
       await until('all of them to be busy', () => clients.every(({ messages }) => messages > 4));
       await end(gateway);
       for (const { path, ws } of clients) {
         assert.deepEqual(await inTime('the close', ws.closed), [code, word], `${ws.failed}`);
         assert.equal(ws.failed, undefined, 'a broken frame would be an error');
-        assert.deepEqual(await until(() => `the upstream to see the end of ${path}`, () => echo.codes[path]), [code, word]);
+        assert.deepEqual(
+          await until(
+            () => `the upstream to see the end of ${path}`,
+            () => echo.codes[path],
+          ),
+          [code, word],
+        );
       }
     });
 
@@ -164,7 +207,9 @@ for (const [what, { end, code, word, settings }] of Object.entries(ways)) {
         t.after(() => client.close());
         await once(client, 'connect');
         const seen = [];
-        client.io.engine.transport.ws.addEventListener('close', (event) => seen.push([event.code, event.reason.toString()]));
+        client.io.engine.transport.ws.addEventListener('close', (event) =>
+          seen.push([event.code, event.reason.toString()]),
+        );
         const gone = once(client, 'disconnect');
         await end(gateway);
         assert.equal((await gone)[0], 'transport close');

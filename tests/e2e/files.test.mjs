@@ -4,7 +4,19 @@ import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import {
-  appendFileSync, chmodSync, copyFileSync, cpSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, truncateSync, unlinkSync, utimesSync, writeFileSync,
+  appendFileSync,
+  chmodSync,
+  copyFileSync,
+  cpSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  unlinkSync,
+  utimesSync,
+  writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { openWorld } from './lib/world.mjs';
@@ -26,7 +38,11 @@ before(async () => {
   world = await openWorld('files');
   const to = async (name) => {
     const { port } = await world.origin({ routes: { '/who': (_req, res) => res.end(name) } });
-    return { endpoints: [`https://${world.upstreamAddress}:${port}`], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
+    return {
+      endpoints: [`https://${world.upstreamAddress}:${port}`],
+      'ca-file': world.ca.crt,
+      'server-name': 'upstream.test',
+    };
   };
   upstream = { a: await to('a'), b: await to('b') };
   next = world.ca.issue('next', ['localhost']);
@@ -46,15 +62,27 @@ async function open(t, { program, args, directory: place } = {}) {
   const config = await world.plainConfig({ upstream, route: [{ path: '/at/', upstream: 'a' }] });
   config.certificate.main.pairs = [{ chain: live.crt, key: live.key }];
   const { internet } = config.profile;
-  const text = (name) => toToml({ admin: { listen: admin }, ...config, profile: { internet: { ...internet, route: [{ path: '/at/', upstream: name }] } } });
+  const text = (name) =>
+    toToml({
+      admin: { listen: admin },
+      ...config,
+      profile: { internet: { ...internet, route: [{ path: '/at/', upstream: name }] } },
+    });
   const file = join(root, 'config', 'gateway.toml');
   writeFileSync(file, text('a'));
   const started = await launch({
-    program: program?.(root) ?? binary(), args: args?.(root) ?? ['run', '-c', directory], admin, config,
+    program: program?.(root) ?? binary(),
+    args: args?.(root) ?? ['run', '-c', directory],
+    admin,
+    config,
   });
   t.after(() => started.close());
   const gateway = Object.assign(started, {
-    root, file, live, text, directory: join(root, 'config'),
+    root,
+    file,
+    live,
+    text,
+    directory: join(root, 'config'),
     who: async () => (await ask(world, started.listener(), '/at/who')).body.toString(),
     applied: () => started.metric('config_reloads_total{result="applied"}'),
     refused: () => started.metric('config_reloads_total{result="refused"}'),
@@ -67,9 +95,18 @@ async function open(t, { program, args, directory: place } = {}) {
     peer.close();
     return subject;
   };
-  gateway.becomes = (name) => until(() => `${name} to answer; ${gateway.stderr}`, async () => (await gateway.who()) === name, { within: 15_000 });
+  gateway.becomes = (name) =>
+    until(
+      () => `${name} to answer; ${gateway.stderr}`,
+      async () => (await gateway.who()) === name,
+      { within: 15_000 },
+    );
   gateway.refuses = async (why) => {
-    await until(() => `the refusal; ${gateway.stderr}`, async () => (await gateway.refused()) > 0 && (await gateway.good()) === 0, { within: 15_000 });
+    await until(
+      () => `the refusal; ${gateway.stderr}`,
+      async () => (await gateway.refused()) > 0 && (await gateway.good()) === 0,
+      { within: 15_000 },
+    );
     assert.match(gateway.stderr, why);
     assert.equal(await gateway.who(), 'a', 'the last good one serves');
   };
@@ -81,8 +118,12 @@ async function open(t, { program, args, directory: place } = {}) {
 async function nothingComes(gateway) {
   const before = [await gateway.applied(), await gateway.refused()];
   const since = Date.now();
-  await until('the time to pass', async () => Date.now() - since > AGAIN
-    || String([await gateway.applied(), await gateway.refused()]) !== String(before), { within: 20_000, every: 200 });
+  await until(
+    'the time to pass',
+    async () =>
+      Date.now() - since > AGAIN || String([await gateway.applied(), await gateway.refused()]) !== String(before),
+    { within: 20_000, every: 200 },
+  );
   assert.deepEqual([await gateway.applied(), await gateway.refused()], before, gateway.stderr);
 }
 
@@ -143,7 +184,11 @@ describe('a complete file in place of the old one is applied, once', { skip }, (
     version(gateway.root, '..1', gateway.text('a'));
     symlinkSync('..data/gateway.toml', `${gateway.file}.new`);
     renameSync(`${gateway.file}.new`, gateway.file);
-    for (const [n, name] of [[2, 'b'], [3, 'a'], [4, 'b']]) {
+    for (const [n, name] of [
+      [2, 'b'],
+      [3, 'a'],
+      [4, 'b'],
+    ]) {
       version(gateway.root, `..${n}`, gateway.text(name));
       rmSync(join(gateway.directory, `..${n - 1}`), { recursive: true });
       await gateway.becomes(name);
@@ -160,8 +205,15 @@ describe('a complete file in place of the old one is applied, once', { skip }, (
         copyFileSync(join(root, 'config', 'gateway.toml'), source(root));
         return 'unshare';
       },
-      args: (root) => ['-m', 'sh', '-c', 'mount --make-rprivate / && mount --bind "$1" "$2/gateway.toml" && exec "$0" run -c "$2"',
-        binary(), source(root), join(root, 'config')],
+      args: (root) => [
+        '-m',
+        'sh',
+        '-c',
+        'mount --make-rprivate / && mount --bind "$1" "$2/gateway.toml" && exec "$0" run -c "$2"',
+        binary(),
+        source(root),
+        join(root, 'config'),
+      ],
     });
     // The file below the mount is not visible to the gateway.
     writeFileSync(gateway.file, 'this is no configuration');
@@ -178,23 +230,31 @@ describe('a complete file in place of the old one is applied, once', { skip }, (
 describe('an invalid configuration is rejected, and the last valid one serves', { skip }, () => {
   const half = (text) => text.slice(0, text.indexOf('server-name') + 8);
   const spoil = {
-    'a file of which only half is written': { act: ({ file, text }) => writeFileSync(file, half(text('b'))), why: /gateway\.toml/ },
+    'a file of which only half is written': {
+      act: ({ file, text }) => writeFileSync(file, half(text('b'))),
+      why: /gateway\.toml/,
+    },
     'a file that is empty': { act: ({ file }) => truncateSync(file), why: /profile|listener/ },
     'a file that has vanished': { act: ({ file }) => unlinkSync(file), why: /\.toml/ },
     'a directory that has vanished': {
-      act: ({ directory, root }) => renameSync(directory, join(root, 'away')), why: /config/,
+      act: ({ directory, root }) => renameSync(directory, join(root, 'away')),
+      why: /config/,
       undo: ({ directory, root }) => renameSync(join(root, 'away'), directory),
     },
     'a certificate that is garbage': {
-      act: ({ live }) => writeFileSync(live.crt, '-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n'), why: /live\.crt/,
+      act: ({ live }) =>
+        writeFileSync(live.crt, '-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n'),
+      why: /live\.crt/,
       undo: ({ live }) => copyFileSync(world.certs.gateway.crt, live.crt),
     },
     'a certificate of which only half is written': {
-      act: ({ live }) => truncateSync(live.crt, 400), why: /live\.crt/,
+      act: ({ live }) => truncateSync(live.crt, 400),
+      why: /live\.crt/,
       undo: ({ live }) => copyFileSync(world.certs.gateway.crt, live.crt),
     },
     'a key that has vanished': {
-      act: ({ live }) => unlinkSync(live.key), why: /live\.key/,
+      act: ({ live }) => unlinkSync(live.key),
+      why: /live\.key/,
       undo: ({ live }) => copyFileSync(world.certs.gateway.key, live.key),
     },
   };
@@ -218,7 +278,10 @@ describe('an invalid configuration is rejected, and the last valid one serves', 
     unlinkSync(gateway.file);
     await gateway.refuses(/\.toml/);
     writeFileSync(gateway.file, text);
-    await until(() => `it to be well; ${gateway.stderr}`, async () => (await gateway.good()) === 1);
+    await until(
+      () => `it to be well; ${gateway.stderr}`,
+      async () => (await gateway.good()) === 1,
+    );
     assert.deepEqual([await gateway.generation(), await gateway.applied()], [1, 0]);
   });
 
@@ -229,25 +292,35 @@ describe('an invalid configuration is rejected, and the last valid one serves', 
     if (isRoot) {
       chmodSync(world.dir, 0o755);
       const tried = spawnSync('setpriv', [...other, binary(), '--version']);
-      if (tried.status !== 0) return t.skip(`the gateway cannot be run as another user here: ${tried.stderr || tried.error}`);
+      if (tried.status !== 0)
+        return t.skip(`the gateway cannot be run as another user here: ${tried.stderr || tried.error}`);
     }
-    const gateway = await open(t, isRoot && {
-      program: (root) => {
-        chmodSync(join(root, 'live', 'live.key'), 0o644); // of this test only
-        return 'setpriv';
+    const gateway = await open(
+      t,
+      isRoot && {
+        program: (root) => {
+          chmodSync(join(root, 'live', 'live.key'), 0o644); // of this test only
+          return 'setpriv';
+        },
+        args: (root) => [...other, binary(), 'run', '-c', join(root, 'config')],
       },
-      args: (root) => [...other, binary(), 'run', '-c', join(root, 'config')],
-    });
+    );
     chmodSync(gateway.file, 0);
     await gateway.refuses(/[Pp]ermission denied/);
     chmodSync(gateway.file, 0o644);
-    await until(() => `it to be well; ${gateway.stderr}`, async () => (await gateway.good()) === 1);
+    await until(
+      () => `it to be well; ${gateway.stderr}`,
+      async () => (await gateway.good()) === 1,
+    );
     assert.equal(await gateway.generation(), 1);
     for (const part of ['key', 'crt']) {
       chmodSync(gateway.live[part], 0);
       await gateway.refuses(/[Pp]ermission denied/);
       chmodSync(gateway.live[part], 0o644);
-      await until(() => `it to be well; ${gateway.stderr}`, async () => (await gateway.good()) === 1);
+      await until(
+        () => `it to be well; ${gateway.stderr}`,
+        async () => (await gateway.good()) === 1,
+      );
     }
     writeFileSync(gateway.file, gateway.text('b'));
     await gateway.becomes('b');
@@ -255,7 +328,12 @@ describe('an invalid configuration is rejected, and the last valid one serves', 
 });
 
 describe('certificates that are renewed', { skip }, () => {
-  const becomes = (gateway, subject) => until(() => `${subject} to be shown; ${gateway.stderr}`, async () => (await gateway.shown()) === subject, { within: 15_000 });
+  const becomes = (gateway, subject) =>
+    until(
+      () => `${subject} to be shown; ${gateway.stderr}`,
+      async () => (await gateway.shown()) === subject,
+      { within: 15_000 },
+    );
   const orders = { 'the key before the certificate': ['key', 'crt'], 'the certificate before the key': ['crt', 'key'] };
   for (const [what, order] of Object.entries(orders)) {
     test(`${what}: in between the old pair is shown, then the new one`, async (t) => {

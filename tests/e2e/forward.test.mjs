@@ -32,7 +32,9 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
     world = await openWorld('forward', { names: ['proxy.test'] });
     origin = await listen(https.createServer(keyAndCertificate(world.ca.issue('platforms', NAMES)), answer));
     // Its one group makes a client that guesses another send a second ClientHello (RFC 8446 section 4.1.4).
-    retrying = await listen(https.createServer({ ...keyAndCertificate(world.ca.issue('retrying', NAMES)), ecdhCurve: 'prime256v1' }, answer));
+    retrying = await listen(
+      https.createServer({ ...keyAndCertificate(world.ca.issue('retrying', NAMES)), ecdhCurve: 'prime256v1' }, answer),
+    );
     plain = await listen(http.createServer(answer));
     const users = join(world.dir, 'users');
     const hash = execFileSync('openssl', ['passwd', '-6', '-stdin'], { input: SECRET }).toString().trim();
@@ -44,7 +46,13 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
 
   async function listen(server) {
     await new Promise((done) => server.listen(0, world.upstreamAddress, done));
-    world.onClose(() => new Promise((done) => { server.close(done); server.closeAllConnections(); }));
+    world.onClose(
+      () =>
+        new Promise((done) => {
+          server.close(done);
+          server.closeAllConnections();
+        }),
+    );
     return server.address().port;
   }
 
@@ -65,7 +73,9 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
         ],
         rule: [
           { name: 'facebook', clients: ['127.0.0.0/8'], allow: [FACEBOOK], ...address, sni },
-          ...(settings['users-file'] ? [{ name: 'twilio', users: ['file-engine'], allow: [TWILIO], ...address, sni }] : []),
+          ...(settings['users-file']
+            ? [{ name: 'twilio', users: ['file-engine'], allow: [TWILIO], ...address, sni }]
+            : []),
         ],
       },
     };
@@ -74,9 +84,22 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
   const url = (host, path = '/me?x=1') => `https://${host}:${origin}${path}`;
   const proxyUrl = (user) => `http://${user ? `${user}@` : ''}${proxy.host}:${proxy.port}`;
   const credentials = `file-engine:${encodeURIComponent(SECRET)}`;
-  const curl = (...args) => run('curl', ['--silent', '--show-error', '--max-time', '30', '--cacert', world.ca.crt,
-    '--proxy-cacert', world.ca.crt, '--write-out', '\n%{http_code} %{http_connect} %{num_connects}', ...args]);
-  const told = (text, host) => assert.deepEqual(JSON.parse(text), { host: `${host}:${origin}`, url: '/me?x=1', proxied: [] });
+  const curl = (...args) =>
+    run('curl', [
+      '--silent',
+      '--show-error',
+      '--max-time',
+      '30',
+      '--cacert',
+      world.ca.crt,
+      '--proxy-cacert',
+      world.ca.crt,
+      '--write-out',
+      '\n%{http_code} %{http_connect} %{num_connects}',
+      ...args,
+    ]);
+  const told = (text, host) =>
+    assert.deepEqual(JSON.parse(text), { host: `${host}:${origin}`, url: '/me?x=1', proxied: [] });
 
   test('curl: CONNECT, absolute-form, Basic and over TLS', async () => {
     const connect = await curl('-x', proxyUrl(), url(FACEBOOK));
@@ -87,7 +110,11 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
 
     const absolute = await curl('-x', proxyUrl(), `http://${FACEBOOK}:${plain}/a%20b?c`);
     assert.equal(absolute.code, 0, absolute.err);
-    assert.deepEqual(JSON.parse(absolute.out.split('\n')[0]), { host: `${FACEBOOK}:${plain}`, url: '/a%20b?c', proxied: [] });
+    assert.deepEqual(JSON.parse(absolute.out.split('\n')[0]), {
+      host: `${FACEBOOK}:${plain}`,
+      url: '/a%20b?c',
+      proxied: [],
+    });
 
     // curl sends a request without credentials first, and repeats it on the same connection.
     const basic = await curl('-x', proxyUrl(), '--proxy-anyauth', '--proxy-user', `file-engine:${SECRET}`, url(TWILIO));
@@ -98,11 +125,19 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
     const wrong = await curl('-x', proxyUrl(), '--proxy-user', 'file-engine:guess', url(TWILIO));
     assert.match(wrong.out, /\n000 407 /);
 
-    const tls = await curl('-x', `https://proxy.test:${secured.port}`, '--resolve', `proxy.test:${secured.port}:${secured.host}`,
-      url(FACEBOOK));
+    const tls = await curl(
+      '-x',
+      `https://proxy.test:${secured.port}`,
+      '--resolve',
+      `proxy.test:${secured.port}:${secured.host}`,
+      url(FACEBOOK),
+    );
     assert.equal(tls.code, 0, tls.err);
     told(tls.out.split('\n')[0], FACEBOOK);
-    const line = await gateway.accessLine('of the tunnel over TLS', (l) => l.event === 'tunnel' && l.tls.startsWith('TLS'));
+    const line = await gateway.accessLine(
+      'of the tunnel over TLS',
+      (l) => l.event === 'tunnel' && l.tls.startsWith('TLS'),
+    );
     assert.deepEqual([line.rule, line.sni, line.status], ['facebook', FACEBOOK, 200]);
   });
 
@@ -116,19 +151,32 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
   for (const [name, makeAgent] of [
     ['https-proxy-agent 5', (user) => httpsProxyAgent5(proxyUrl(user))],
     ['https-proxy-agent 7', (user) => new HttpsProxyAgent(proxyUrl(user))],
-    ['tunnel-agent', (user) => tunnelAgent.httpsOverHttp({
-      ca: world.ca.text,
-      proxy: { ...proxy, ...(user ? { proxyAuth: decodeURIComponent(user) } : {}), headers: { 'User-Agent': 'tunnel-agent' } },
-    })],
+    [
+      'tunnel-agent',
+      (user) =>
+        tunnelAgent.httpsOverHttp({
+          ca: world.ca.text,
+          proxy: {
+            ...proxy,
+            ...(user ? { proxyAuth: decodeURIComponent(user) } : {}),
+            headers: { 'User-Agent': 'tunnel-agent' },
+          },
+        }),
+    ],
   ]) {
     test(`${name}: through the tunnel, with a user, and denied`, async () => {
-      const ask = (host, user) => new Promise((done, fail) => {
-        const request = https.get(url(host), { agent: makeAgent(user), ca: world.ca.text }, (response) => {
-          let body = '';
-          response.on('data', (data) => { body += data; }).on('end', () => done({ status: response.statusCode, body }));
+      const ask = (host, user) =>
+        new Promise((done, fail) => {
+          const request = https.get(url(host), { agent: makeAgent(user), ca: world.ca.text }, (response) => {
+            let body = '';
+            response
+              .on('data', (data) => {
+                body += data;
+              })
+              .on('end', () => done({ status: response.statusCode, body }));
+          });
+          request.on('error', fail);
         });
-        request.on('error', fail);
-      });
       const allowed = await ask(FACEBOOK);
       assert.equal(allowed.status, 200);
       told(allowed.body, FACEBOOK);
@@ -148,25 +196,49 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
     test(`Java, ${name}: through the tunnel, with a user, and denied`, async () => {
       const program = fileURLToPath(new URL('./clients/JavaClients.java', import.meta.url));
       const java = async (host, ...user) => {
-        const { code, out, err } = await run('java', [...more, '-cp', '/usr/share/java/okhttp.jar:/usr/share/java/okio.jar',
-          program, name, proxy.host, String(proxy.port), world.ca.crt, url(host), ...user], { within: 120_000 });
+        const { code, out, err } = await run(
+          'java',
+          [
+            ...more,
+            '-cp',
+            '/usr/share/java/okhttp.jar:/usr/share/java/okio.jar',
+            program,
+            name,
+            proxy.host,
+            String(proxy.port),
+            world.ca.crt,
+            url(host),
+            ...user,
+          ],
+          { within: 120_000 },
+        );
         assert.equal(code, 0, err);
         const [status, ...body] = out.trim().split('\n');
         return { status, body: body.join('\n') };
       };
       const [allowed, known, guessed, denied] = await Promise.all([
-        java(FACEBOOK), java(TWILIO, 'file-engine', SECRET), java(TWILIO, 'file-engine', 'guess'), java(VIBER)]);
+        java(FACEBOOK),
+        java(TWILIO, 'file-engine', SECRET),
+        java(TWILIO, 'file-engine', 'guess'),
+        java(VIBER),
+      ]);
       assert.equal(allowed.status, '200');
       told(allowed.body, FACEBOOK);
       assert.equal(known.status, '200', 'asked for it, and logged in on the same connection');
       told(known.body, TWILIO);
       for (const refused of [guessed, denied]) assert.notEqual(refused.status, '200');
-      await gateway.accessLine('of the wrong password', (l) => l.reason === 'proxy_auth_failed' && l.destination.startsWith(TWILIO));
+      await gateway.accessLine(
+        'of the wrong password',
+        (l) => l.reason === 'proxy_auth_failed' && l.destination.startsWith(TWILIO),
+      );
     });
   }
 
   test('undici: ProxyAgent, with a user', async () => {
-    for (const [host, token] of [[FACEBOOK], [TWILIO, `Basic ${Buffer.from(`file-engine:${SECRET}`).toString('base64')}`]]) {
+    for (const [host, token] of [
+      [FACEBOOK],
+      [TWILIO, `Basic ${Buffer.from(`file-engine:${SECRET}`).toString('base64')}`],
+    ]) {
       const dispatcher = new ProxyAgent({ uri: proxyUrl(), token, requestTls: { ca: world.ca.text } });
       const response = await undiciFetch(url(host), { dispatcher });
       assert.equal(response.status, 200);
@@ -186,7 +258,12 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
     const answered = await axios.get(url(FACEBOOK), { ...settings, proxy: false, httpsAgent });
     assert.equal(answered.status, 200);
     const unencrypted = await axios.post(`http://${FACEBOOK}:${plain}/me?x=1`, 'hello', settings);
-    assert.deepEqual(JSON.parse(unencrypted.data), { host: `${FACEBOOK}:${plain}`, url: '/me?x=1', proxied: [], body: 'hello' });
+    assert.deepEqual(JSON.parse(unencrypted.data), {
+      host: `${FACEBOOK}:${plain}`,
+      url: '/me?x=1',
+      proxied: [],
+      body: 'hello',
+    });
   });
 
   test('axios: its own proxy support works with https-absolute-form, over verified TLS', async () => {
@@ -194,7 +271,12 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
     const at = endpointOf(second.config.forward.listener[0].listen);
     const settings = { proxy: { protocol: 'http', ...at }, validateStatus: null, transformResponse: (text) => text };
     const answered = await axios.post(url(FACEBOOK), 'hello', settings);
-    assert.deepEqual(JSON.parse(answered.data), { host: `${FACEBOOK}:${origin}`, url: '/me?x=1', proxied: [], body: 'hello' });
+    assert.deepEqual(JSON.parse(answered.data), {
+      host: `${FACEBOOK}:${origin}`,
+      url: '/me?x=1',
+      proxied: [],
+      body: 'hello',
+    });
     const line = await second.accessLine('of the exchange', (l) => l.event === 'egress');
     assert.deepEqual([line.scheme, line.method, line.status], ['https', 'POST', 200]);
   });
@@ -213,8 +295,21 @@ except requests.exceptions.ProxyError as error:
     denied = str(error)
 print(json.dumps({"facebook": get(facebook), "twilio": get(twilio, user), "plain": get(plain), "denied": denied}))
 `;
-    const python = await run('/usr/bin/python3', ['-c', script, world.ca.crt, proxyUrl(), proxyUrl(credentials), url(FACEBOOK), url(TWILIO),
-      url(VIBER), `http://${FACEBOOK}:${plain}/me?x=1`], { within: 60_000 });
+    const python = await run(
+      '/usr/bin/python3',
+      [
+        '-c',
+        script,
+        world.ca.crt,
+        proxyUrl(),
+        proxyUrl(credentials),
+        url(FACEBOOK),
+        url(TWILIO),
+        url(VIBER),
+        `http://${FACEBOOK}:${plain}/me?x=1`,
+      ],
+      { within: 60_000 },
+    );
     assert.equal(python.code, 0, python.err);
     const got = JSON.parse(python.out);
     told(got.facebook[1], FACEBOOK);
@@ -226,7 +321,9 @@ print(json.dumps({"facebook": get(facebook), "twilio": get(twilio, user), "plain
   test('a tunnel to an allowed host does not lead to another', async () => {
     const agent = new HttpsProxyAgent(proxyUrl(), { ca: world.ca.text });
     const fronted = new Promise((done, fail) => {
-      https.get(url(FACEBOOK), { agent, ca: world.ca.text, servername: VIBER, checkServerIdentity: () => undefined }, done).on('error', fail);
+      https
+        .get(url(FACEBOOK), { agent, ca: world.ca.text, servername: VIBER, checkServerIdentity: () => undefined }, done)
+        .on('error', fail);
     });
     await assert.rejects(fronted);
     const line = await gateway.accessLine('of the refusal', (l) => l.reason === 'egress_sni_mismatch');
@@ -234,21 +331,48 @@ print(json.dumps({"facebook": get(facebook), "twilio": get(twilio, user), "plain
   });
 
   test('openssl: a handshake with a HelloRetryRequest passes, another server name does not', async () => {
-    const client = (name) => run('openssl', ['s_client', '-proxy', `${proxy.host}:${proxy.port}`, '-connect', `${FACEBOOK}:${retrying}`, '-servername', name,
-      '-CAfile', world.ca.crt, '-tls1_3', '-groups', 'X25519:P-256', '-msg', '-ign_eof'], { input: `GET /me?x=1 HTTP/1.1\r\nHost: ${name}\r\nConnection: close\r\n\r\n` });
+    const client = (name) =>
+      run(
+        'openssl',
+        [
+          's_client',
+          '-proxy',
+          `${proxy.host}:${proxy.port}`,
+          '-connect',
+          `${FACEBOOK}:${retrying}`,
+          '-servername',
+          name,
+          '-CAfile',
+          world.ca.crt,
+          '-tls1_3',
+          '-groups',
+          'X25519:P-256',
+          '-msg',
+          '-ign_eof',
+        ],
+        { input: `GET /me?x=1 HTTP/1.1\r\nHost: ${name}\r\nConnection: close\r\n\r\n` },
+      );
     const allowed = await client(FACEBOOK);
     assert.equal(allowed.out.match(/>>> .*ClientHello/g).length, 2, 'the origin asked for another group');
     assert.match(allowed.out, /Verify return code: 0/);
     assert.match(allowed.out, /HTTP\/1\.1 200 OK/);
     const refused = await client(VIBER);
     assert.doesNotMatch(refused.out, /HTTP\/1\.1/);
-    const line = await gateway.accessLine('of the mismatch', (l) => l.reason === 'egress_sni_mismatch' && l.destination.endsWith(`:${retrying}`));
+    const line = await gateway.accessLine(
+      'of the mismatch',
+      (l) => l.reason === 'egress_sni_mismatch' && l.destination.endsWith(`:${retrying}`),
+    );
     assert.deepEqual([line.sni, line.response_bytes], [VIBER, 0]);
   });
 
   test('no password is in any log', async () => {
     const said = gateway.process.stdout + gateway.process.stderr;
-    for (const secret of [SECRET, encodeURIComponent(SECRET), Buffer.from(`file-engine:${SECRET}`).toString('base64'), 'guess']) {
+    for (const secret of [
+      SECRET,
+      encodeURIComponent(SECRET),
+      Buffer.from(`file-engine:${SECRET}`).toString('base64'),
+      'guess',
+    ]) {
       assert.ok(!said.includes(secret));
     }
   });
@@ -259,9 +383,15 @@ const keyAndCertificate = (issued) => ({ key: issued.keyText, cert: issued.crtTe
 /** Answers with the request, and with fields for the proxy that were forwarded by mistake. */
 function answer(request, response) {
   let body = '';
-  request.on('data', (data) => { body += data; }).on('end', () => {
-    const proxied = Object.keys(request.headers).filter((name) => name.startsWith('proxy-'));
-    response.setHeader('Content-Type', 'application/json');
-    response.end(JSON.stringify({ host: request.headers.host, url: request.url, proxied, ...(body ? { body } : {}) }));
-  });
+  request
+    .on('data', (data) => {
+      body += data;
+    })
+    .on('end', () => {
+      const proxied = Object.keys(request.headers).filter((name) => name.startsWith('proxy-'));
+      response.setHeader('Content-Type', 'application/json');
+      response.end(
+        JSON.stringify({ host: request.headers.host, url: request.url, proxied, ...(body ? { body } : {}) }),
+      );
+    });
 }

@@ -30,7 +30,8 @@ before(async () => {
   writeFileSync(join(files, 'static/page.html'), 'x'.repeat(5000));
   writeFileSync(join(files, 'static/page.html.gz'), gzipSync('x'.repeat(5000)));
   const nginxPort = await world.freePort(world.upstreamAddress);
-  nginx = await world.nginx(`
+  nginx = await world.nginx(
+    `
     server {
       listen ${world.upstreamAddress}:${nginxPort} ssl;
       ssl_certificate ${world.certs.upstream.crt}; ssl_certificate_key ${world.certs.upstream.key};
@@ -38,7 +39,9 @@ before(async () => {
       add_header X-Connection $connection always; add_header X-Nth $connection_requests always;
       location /static/ { gzip_static on; }
       location /uploads/ { dav_methods PUT; client_body_temp_path ${files}; }
-    }`, { ports: [[world.upstreamAddress, nginxPort]] });
+    }`,
+    { ports: [[world.upstreamAddress, nginxPort]] },
+  );
 
   const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
   const config = await world.plainConfig({
@@ -62,7 +65,11 @@ before(async () => {
       { path: '/framed/', upstream: 'origin', 'frame-ancestors': ['https://desk.example.com:8445'] },
       { path: '/unframed/', upstream: 'origin', 'frame-ancestors': 'none' },
       { path: '/anywhere/', upstream: 'origin', 'frame-ancestors': '*' },
-      { path: '/policy/', upstream: 'origin', 'response-headers': { 'X-Content-Type-Options': '', 'X-Extra': 'route' } },
+      {
+        path: '/policy/',
+        upstream: 'origin',
+        'response-headers': { 'X-Content-Type-Options': '', 'X-Extra': 'route' },
+      },
       { path: '/closed/', deny: true },
     ].map((route) => (isReference ? { ...route, 'frame-ancestors': undefined, methods: undefined } : route)),
   });
@@ -102,7 +109,10 @@ for (const version of ['--http1.1', '--http2']) {
     test('30 MB up, byte for byte', async () => {
       const body = randomBytes(MB30);
       const name = `up${version}.bin`;
-      const answer = await ask(`/uploads/${name}`, { args: [version, '--request', 'PUT', '--data-binary', '@-', '-H', 'Content-Type: application/octet-stream'], input: body });
+      const answer = await ask(`/uploads/${name}`, {
+        args: [version, '--request', 'PUT', '--data-binary', '@-', '-H', 'Content-Type: application/octet-stream'],
+        input: body,
+      });
       assert.equal(answer.status, 201, answer.err);
       assert.equal(sha256(readFileSync(join(files, 'uploads', name))), sha256(body));
     });
@@ -115,12 +125,16 @@ for (const version of ['--http1.1', '--http2']) {
       assert.equal(answer.json.headers['content-length'], String(MB30), 'a known length stays known');
     });
 
-    test('30 MB through an echo: both directions at once', { skip: isReference && version === '--http1.1' && 'nginx stops reading such a request' }, async () => {
-      const body = randomBytes(MB30);
-      const answer = await ask('/o/mirror', { args: [version, '--data-binary', '@-', '-H', 'Expect:'], input: body });
-      assert.equal(answer.status, 200, answer.err);
-      assert.equal(sha256(answer.body), sha256(body));
-    });
+    test(
+      '30 MB through an echo: both directions at once',
+      { skip: isReference && version === '--http1.1' && 'nginx stops reading such a request' },
+      async () => {
+        const body = randomBytes(MB30);
+        const answer = await ask('/o/mirror', { args: [version, '--data-binary', '@-', '-H', 'Expect:'], input: body });
+        assert.equal(answer.status, 200, answer.err);
+        assert.equal(sha256(answer.body), sha256(body));
+      },
+    );
 
     test('a Range request gives 206', async () => {
       const answer = await ask('/static/big.bin', { args: [version, '--range', '1000000-1000099'] });
@@ -156,7 +170,17 @@ for (const version of ['--http1.1', '--http2']) {
 
     test('a chunked upload arrives whole', async () => {
       const body = randomBytes(300_000);
-      const answer = await ask('/o/digest', { args: [version, '-X', 'POST', '-T', '-', ...(version === '--http2' ? [] : ['-H', 'Transfer-Encoding: chunked'])], input: body });
+      const answer = await ask('/o/digest', {
+        args: [
+          version,
+          '-X',
+          'POST',
+          '-T',
+          '-',
+          ...(version === '--http2' ? [] : ['-H', 'Transfer-Encoding: chunked']),
+        ],
+        input: body,
+      });
       assert.equal(answer.status, 200, answer.err);
       assert.equal(answer.json.sha256, sha256(body));
     });
@@ -182,13 +206,21 @@ describe('keep-alive', () => {
 
   test('an HTTP/2 connection carries a hundred streams at once', async () => {
     const session = await connect2(world, gateway);
-    const answers = await inTime('100 answers', Promise.all(Array.from({ length: 100 }, async (_, i) => {
-      const stream = session.request({ ':path': `/o/seen?n=${i}` });
-      let body = '';
-      for await (const piece of stream.setEncoding('utf8')) body += piece;
-      return JSON.parse(body).url;
-    })));
-    assert.deepEqual(answers, Array.from({ length: 100 }, (_, i) => `/o/seen?n=${i}`));
+    const answers = await inTime(
+      '100 answers',
+      Promise.all(
+        Array.from({ length: 100 }, async (_, i) => {
+          const stream = session.request({ ':path': `/o/seen?n=${i}` });
+          let body = '';
+          for await (const piece of stream.setEncoding('utf8')) body += piece;
+          return JSON.parse(body).url;
+        }),
+      ),
+    );
+    assert.deepEqual(
+      answers,
+      Array.from({ length: 100 }, (_, i) => `/o/seen?n=${i}`),
+    );
     session.close();
   });
 });
@@ -206,7 +238,10 @@ describe('Expect: 100-continue', () => {
   });
 
   test('a body that is too large is refused before it is sent', async () => {
-    const answer = await ask('/small/digest', { args: ['--data-binary', '@-', '-H', 'Expect: 100-continue'], input: randomBytes(2_000_000) });
+    const answer = await ask('/small/digest', {
+      args: ['--data-binary', '@-', '-H', 'Expect: 100-continue'],
+      input: randomBytes(2_000_000),
+    });
     await refusedBy(answer, 413, 'body_too_large', '/small/digest');
     assert.equal(answer.facts.size_upload, 0, 'curl kept the body to itself');
   });
@@ -234,9 +269,11 @@ describe('refusals', () => {
     assert.equal(answer.json.length, 1024);
   });
 
-  test('404 for a path no route has', async () => refusedBy(await ask('/nothing/here'), 404, 'no_route', '/nothing/here'));
+  test('404 for a path no route has', async () =>
+    refusedBy(await ask('/nothing/here'), 404, 'no_route', '/nothing/here'));
 
-  test('403 for a route that denies', async () => refusedBy(await ask('/closed/door'), 403, 'route_denied', '/closed/door'));
+  test('403 for a route that denies', async () =>
+    refusedBy(await ask('/closed/door'), 403, 'route_denied', '/closed/door'));
 
   test('405 for a method that the route does not allow, with `Allow`', { skip: gatewayOnly }, async () => {
     const answer = await ask('/exact', { args: ['-X', 'DELETE'] });
@@ -246,7 +283,8 @@ describe('refusals', () => {
     assert.equal((await ask('/exact')).status, 200);
   });
 
-  test('TRACE is rejected with 405', async () => assert.equal((await ask('/o/seen', { args: ['-X', 'TRACE'] })).status, 405));
+  test('TRACE is rejected with 405', async () =>
+    assert.equal((await ask('/o/seen', { args: ['-X', 'TRACE'] })).status, 405));
 
   test('421 for an unknown host', { skip: gatewayOnly }, async () => {
     const answer = await ask('/o/seen?stranger', { args: ['-H', 'Host: stranger.test'] });
@@ -273,7 +311,10 @@ describe('refusals', () => {
       peer.send(`GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
       const answer = await peer.answer();
       assert.equal(answer.status, 400);
-      assert.ok(['ambiguous_path', 'bad_target', 'bad_request'].includes(answer.headers.get('gateway-reason')), answer.headers.get('gateway-reason'));
+      assert.ok(
+        ['ambiguous_path', 'bad_target', 'bad_request'].includes(answer.headers.get('gateway-reason')),
+        answer.headers.get('gateway-reason'),
+      );
       assert.equal(origin.requests.length, before, 'nothing was forwarded');
       peer.close();
     });
@@ -317,7 +358,7 @@ describe('redirects', () => {
 
 describe('requests to the upstream', () => {
   test('path, query and Host, byte for byte', async () => {
-    const path = '/o/seen/a%20b/%C3%BC~*(x)!$&\'+,;=:@//c?q=%2f&sig=a%2Bb+c&empty=&&x=%zz';
+    const path = "/o/seen/a%20b/%C3%BC~*(x)!$&'+,;=:@//c?q=%2f&sig=a%2Bb+c&empty=&&x=%zz";
     const answer = await ask(path, { host: 'chat.test' });
     assert.equal(answer.status, 200, answer.err);
     assert.equal(answer.json.url, path);
@@ -343,38 +384,89 @@ describe('requests to the upstream', () => {
     assert.equal(deep.json.headers['x-forwarded-prefix'], '/cut/deep');
   });
 
-  test('forwarded fields name the client, and those of untrusted clients are dropped', { skip: gatewayOnly }, async () => {
-    const answer = await ask('/o/seen', { host: 'chat.test', args: ['X-Forwarded-For: 203.0.113.9', 'X-Forwarded-Proto: gopher', 'X-Forwarded-Host: evil.test',
-      'X-Forwarded-Port: 1', 'X-Forwarded-Prefix: /evil', 'X-Original-URI: /evil', 'X-Request-Id: mine', 'Forwarded: for=203.0.113.9', 'X-Real-IP: 203.0.113.9'].flatMap((h) => ['-H', h]) });
-    const seen = answer.json.headers;
-    const { port } = gateway.listener();
-    assert.match(seen['x-forwarded-for'], /^127\.[\d.]+$/);
-    assert.equal(seen['x-forwarded-proto'], 'https');
-    assert.equal(seen['x-forwarded-host'], `chat.test:${port}`);
-    assert.equal(seen['x-forwarded-port'], String(port));
-    assert.equal(seen['x-forwarded-prefix'], undefined);
-    assert.equal(seen['x-original-uri'], undefined);
-    assert.equal(seen.forwarded, undefined);
-    assert.equal(JSON.stringify(answer.json.rawHeaders).includes('203.0.113.9'), false, 'the claim reached the upstream');
-    assert.notEqual(seen['x-request-id'], 'mine');
-    assert.equal(answer.headers.get('x-request-id'), seen['x-request-id'], 'one id for client and upstream');
-    const line = await gateway.accessLine('with that id', (l) => l.id === seen['x-request-id']);
-    assert.deepEqual([line.event, line.profile, line.route, line.upstream, line.status, line.method, line.protocol, line.sni],
-      ['request', 'internet', '/o/', 'origin', 200, 'GET', 'HTTP/1.1', 'chat.test']);
-  });
+  test(
+    'forwarded fields name the client, and those of untrusted clients are dropped',
+    { skip: gatewayOnly },
+    async () => {
+      const answer = await ask('/o/seen', {
+        host: 'chat.test',
+        args: [
+          'X-Forwarded-For: 203.0.113.9',
+          'X-Forwarded-Proto: gopher',
+          'X-Forwarded-Host: evil.test',
+          'X-Forwarded-Port: 1',
+          'X-Forwarded-Prefix: /evil',
+          'X-Original-URI: /evil',
+          'X-Request-Id: mine',
+          'Forwarded: for=203.0.113.9',
+          'X-Real-IP: 203.0.113.9',
+        ].flatMap((h) => ['-H', h]),
+      });
+      const seen = answer.json.headers;
+      const { port } = gateway.listener();
+      assert.match(seen['x-forwarded-for'], /^127\.[\d.]+$/);
+      assert.equal(seen['x-forwarded-proto'], 'https');
+      assert.equal(seen['x-forwarded-host'], `chat.test:${port}`);
+      assert.equal(seen['x-forwarded-port'], String(port));
+      assert.equal(seen['x-forwarded-prefix'], undefined);
+      assert.equal(seen['x-original-uri'], undefined);
+      assert.equal(seen.forwarded, undefined);
+      assert.equal(
+        JSON.stringify(answer.json.rawHeaders).includes('203.0.113.9'),
+        false,
+        'the claim reached the upstream',
+      );
+      assert.notEqual(seen['x-request-id'], 'mine');
+      assert.equal(answer.headers.get('x-request-id'), seen['x-request-id'], 'one id for client and upstream');
+      const line = await gateway.accessLine('with that id', (l) => l.id === seen['x-request-id']);
+      assert.deepEqual(
+        [line.event, line.profile, line.route, line.upstream, line.status, line.method, line.protocol, line.sni],
+        ['request', 'internet', '/o/', 'origin', 200, 'GET', 'HTTP/1.1', 'chat.test'],
+      );
+    },
+  );
 
   test('answers of the gateway itself have the fields of the configuration', { skip: gatewayOnly }, async () => {
     const config = await world.plainConfig({
-      upstream: { nobody: { endpoints: [`https://${world.upstreamAddress}:${await world.freePort(world.upstreamAddress)}`], 'ca-file': world.ca.crt } },
-      profile: { 'response-headers': { 'Strict-Transport-Security': 'max-age=1', 'Access-Control-Allow-Origin': 'https://site.test', 'Cache-Control': 'max-age=9' } },
-      route: [{ path: '/', exact: true, redirect: '/x/', 'response-headers': { 'X-Route': 'root' } }, { path: '/x/', upstream: 'nobody' }],
+      upstream: {
+        nobody: {
+          endpoints: [`https://${world.upstreamAddress}:${await world.freePort(world.upstreamAddress)}`],
+          'ca-file': world.ca.crt,
+        },
+      },
+      profile: {
+        'response-headers': {
+          'Strict-Transport-Security': 'max-age=1',
+          'Access-Control-Allow-Origin': 'https://site.test',
+          'Cache-Control': 'max-age=9',
+        },
+      },
+      route: [
+        { path: '/', exact: true, redirect: '/x/', 'response-headers': { 'X-Route': 'root' } },
+        { path: '/x/', upstream: 'nobody' },
+      ],
     });
     const own = await world.gateway(config);
     for (const version of ['--http1.1', '--http2']) {
-      for (const [path, status, route] of [['/', 302, 'root'], ['/x/', 502, null], ['/y', 404, null], ['/x', 308, null], ['/x//y', 400, null]]) {
+      for (const [path, status, route] of [
+        ['/', 302, 'root'],
+        ['/x/', 502, null],
+        ['/y', 404, null],
+        ['/x', 308, null],
+        ['/x//y', 400, null],
+      ]) {
         const { status: got, headers } = await curl(world, own, path, { args: [version] });
-        assert.deepEqual([got, headers.get('strict-transport-security'), headers.get('access-control-allow-origin'), headers.get('cache-control'), headers.get('x-route') ?? null],
-          [status, 'max-age=1', 'https://site.test', 'no-store', route], `${version} ${path}`);
+        assert.deepEqual(
+          [
+            got,
+            headers.get('strict-transport-security'),
+            headers.get('access-control-allow-origin'),
+            headers.get('cache-control'),
+            headers.get('x-route') ?? null,
+          ],
+          [status, 'max-age=1', 'https://site.test', 'no-store', route],
+          `${version} ${path}`,
+        );
       }
     }
   });
@@ -386,24 +478,41 @@ describe('requests to the upstream', () => {
       route: [{ path: '/', upstream: 'origin' }],
     });
     const behind = await world.gateway(config);
-    const { json } = await curl(world, behind, '/seen', { args: ['-H', 'X-Forwarded-For: 203.0.113.9', '-H', 'X-Request-Id: theirs-1'] });
+    const { json } = await curl(world, behind, '/seen', {
+      args: ['-H', 'X-Forwarded-For: 203.0.113.9', '-H', 'X-Request-Id: theirs-1'],
+    });
     assert.match(json.headers['x-forwarded-for'], /^203\.0\.113\.9, ?127\./);
     assert.equal(json.headers['x-request-id'], 'theirs-1');
   });
 
   test('hop-by-hop fields, and those named by Connection, are not forwarded', async (t) => {
     if (isReference) return t.skip('nginx passes fields that Connection names');
-    const { json } = await ask('/o/seen', { args: ['Connection: close, X-Hop', 'X-Hop: 1', 'Keep-Alive: timeout=5', 'Proxy-Authorization: Basic eA==', 'TE: gzip', 'X-Stays: 1'].flatMap((h) => ['-H', h]) });
-    for (const name of ['x-hop', 'keep-alive', 'proxy-authorization', 'te']) assert.equal(json.headers[name], undefined, name);
+    const { json } = await ask('/o/seen', {
+      args: [
+        'Connection: close, X-Hop',
+        'X-Hop: 1',
+        'Keep-Alive: timeout=5',
+        'Proxy-Authorization: Basic eA==',
+        'TE: gzip',
+        'X-Stays: 1',
+      ].flatMap((h) => ['-H', h]),
+    });
+    for (const name of ['x-hop', 'keep-alive', 'proxy-authorization', 'te'])
+      assert.equal(json.headers[name], undefined, name);
     assert.equal(json.headers['x-stays'], '1');
   });
 
   test('request trailers of a chunked body are forwarded', { skip: gatewayOnly }, async () => {
     const peer = await dial(world, gateway);
-    peer.send('POST /o/digest HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 42\r\n\r\n');
+    peer.send(
+      'POST /o/digest HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 42\r\n\r\n',
+    );
     const { trailers, length } = JSON.parse((await peer.answer()).body);
     assert.equal(length, 3);
-    assert.deepEqual(trailers.map((x) => x.toLowerCase()), ['x-sum', '42']);
+    assert.deepEqual(
+      trailers.map((x) => x.toLowerCase()),
+      ['x-sum', '42'],
+    );
     peer.close();
   });
 
@@ -423,7 +532,10 @@ describe('answers to the client', () => {
     peer.send('GET /o/trailers HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\nConnection: TE\r\n\r\n');
     const answer = await peer.answer();
     assert.equal(answer.body, 'body');
-    assert.deepEqual(answer.trailers.map((t) => t.toLowerCase()), ['x-digest: of-the-body']);
+    assert.deepEqual(
+      answer.trailers.map((t) => t.toLowerCase()),
+      ['x-digest: of-the-body'],
+    );
     peer.close();
   });
 
@@ -494,10 +606,20 @@ describe('answers to the client', () => {
     const peer = await dial(world, gateway);
     peer.socket.pause();
     peer.send('GET /o/pattern?size=200000000 HTTP/1.1\r\nHost: localhost\r\n\r\n');
-    const memory = () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${gateway.process.pid}/status`, 'latin1'))[1]) * 1024;
+    const memory = () =>
+      Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${gateway.process.pid}/status`, 'latin1'))[1]) * 1024;
     let sampled = memory();
     // Steady means that two measurements 200 ms apart are close.
-    await until('memory to be steady', () => { const now = memory(); const steady = Math.abs(now - sampled) < 65536; sampled = now; return steady; }, { every: 200 });
+    await until(
+      'memory to be steady',
+      () => {
+        const now = memory();
+        const steady = Math.abs(now - sampled) < 65536;
+        sampled = now;
+        return steady;
+      },
+      { every: 200 },
+    );
     assert.ok(sampled < 150e6, `resident ${sampled} bytes while a client does not read 200 MB`);
     peer.close();
   });

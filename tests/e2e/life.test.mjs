@@ -23,10 +23,18 @@ before(async () => {
     routes: {
       // Answers when the test decides.
       '/held': (_req, res) => held.push(res),
-      '/half': (_req, res) => { res.writeHead(200, { 'content-length': '10' }); res.write('first'); held.push(res); },
+      '/half': (_req, res) => {
+        res.writeHead(200, { 'content-length': '10' });
+        res.write('first');
+        held.push(res);
+      },
       '/dies': (_req, res) => res.destroy(),
       // Closes after a part of the announced body.
-      '/short': (_req, res) => { res.writeHead(200, { 'content-length': '100' }); res.write('half'); setImmediate(() => res.destroy()); },
+      '/short': (_req, res) => {
+        res.writeHead(200, { 'content-length': '100' });
+        res.write('half');
+        setImmediate(() => res.destroy());
+      },
     },
   });
   const dead = `https://${world.upstreamAddress}:${await world.freePort(world.upstreamAddress)}`;
@@ -40,11 +48,19 @@ before(async () => {
       origin: { endpoints: [origin.url], ...verified },
       failover: { endpoints: [dead, origin.url], ...verified },
       dead: { endpoints: [dead], ...verified },
-      silent: { endpoints: [`https://${world.upstreamAddress}:${silent.address().port}`], ...verified, 'connect-timeout': '500ms' },
+      silent: {
+        endpoints: [`https://${world.upstreamAddress}:${silent.address().port}`],
+        ...verified,
+        'connect-timeout': '500ms',
+      },
       slow: { endpoints: [origin.url], ...verified, 'first-byte-timeout': '500ms', 'idle-timeout': '1s' },
     },
     profile: isReference ? {} : { limits: { 'connections-per-client': 20 } },
-    route: ['origin', 'failover', 'dead', 'silent', 'slow'].map((name) => ({ path: `/${name}/`, upstream: name, 'strip-prefix': `/${name}` })),
+    route: ['origin', 'failover', 'dead', 'silent', 'slow'].map((name) => ({
+      path: `/${name}/`,
+      upstream: name,
+      'strip-prefix': `/${name}`,
+    })),
   });
   gateway = await world.gateway(config);
 });
@@ -105,13 +121,17 @@ describe('the admin listener', { skip: gatewayOnly }, () => {
   test('metrics are Prometheus text, named app_gateway_ or process_, and count', async () => {
     const total = async () => {
       const { body } = await gateway.admin('/metrics');
-      return body.split('\n').filter((l) => /^app_gateway_http_requests_total\{.*route="\/origin\/"/.test(l)).reduce((sum, l) => sum + Number(l.split(' ').at(-1)), 0);
+      return body
+        .split('\n')
+        .filter((l) => /^app_gateway_http_requests_total\{.*route="\/origin\/"/.test(l))
+        .reduce((sum, l) => sum + Number(l.split(' ').at(-1)), 0);
     };
     const before = await total();
     for (let i = 0; i < 3; i++) await ask('/origin/seen');
     await until('three more requests in the metrics', async () => (await total()) === before + 3);
     const { body } = await gateway.admin('/metrics');
-    for (const line of body.split('\n').filter((l) => l && !l.startsWith('#'))) assert.match(line, /^(?:app_gateway|process)_[a-z0-9_]+(\{.*\})? [0-9.eE+-]+$/);
+    for (const line of body.split('\n').filter((l) => l && !l.startsWith('#')))
+      assert.match(line, /^(?:app_gateway|process)_[a-z0-9_]+(\{.*\})? [0-9.eE+-]+$/);
     assert.doesNotMatch(body, /origin\/seen/, 'paths of clients are no labels');
   });
 
@@ -132,14 +152,25 @@ test('connections per client are limited, and a closed one makes room', { skip: 
   }
   await until('those over the limit to be closed', () => closed.size >= 20, { within: 5000 });
   assert.ok(closed.size <= 21, `${closed.size} were closed`);
-  await until('the refusals in the log', () => gateway.access.filter((l) => l.event === 'rejected' && l.reason === 'too_many_connections_from_client').length >= 20);
+  await until(
+    'the refusals in the log',
+    () =>
+      gateway.access.filter((l) => l.event === 'rejected' && l.reason === 'too_many_connections_from_client').length >=
+      20,
+  );
   for (const socket of open) socket.destroy();
   await until('room again', async () => (await ask('/origin/seen')).status === 200, { every: 100 });
 });
 
 describe('stopping', { skip: gatewayOnly }, () => {
   test('TERM: pending requests finish, new connections are refused, exit code 0', async () => {
-    const draining = await world.gateway({ ...config, gateway: { workers: 2, 'drain-timeout': '20s' }, profile: { internet: { ...config.profile.internet, listener: [{ listen: `${world.address}:${await world.freePort()}` }] } } });
+    const draining = await world.gateway({
+      ...config,
+      gateway: { workers: 2, 'drain-timeout': '20s' },
+      profile: {
+        internet: { ...config.profile.internet, listener: [{ listen: `${world.address}:${await world.freePort()}` }] },
+      },
+    });
     const listener = draining.listener();
     const running = await dial(world, draining);
     const idle = await dial(world, draining);
@@ -157,7 +188,13 @@ describe('stopping', { skip: gatewayOnly }, () => {
   });
 
   test('connections that do not end are cut after the drain timeout', async () => {
-    const draining = await world.gateway({ ...config, gateway: { workers: 1, 'drain-timeout': '500ms' }, profile: { internet: { ...config.profile.internet, listener: [{ listen: `${world.address}:${await world.freePort()}` }] } } });
+    const draining = await world.gateway({
+      ...config,
+      gateway: { workers: 1, 'drain-timeout': '500ms' },
+      profile: {
+        internet: { ...config.profile.internet, listener: [{ listen: `${world.address}:${await world.freePort()}` }] },
+      },
+    });
     const running = await dial(world, draining);
     running.send('GET /origin/half HTTP/1.1\r\nHost: localhost\r\n\r\n');
     await until('the first half', () => running.text().endsWith('first'));
@@ -181,7 +218,10 @@ describe('starting', { skip: gatewayOnly }, () => {
 
   test('a valid configuration passes check and -t', async () => {
     const dir = directory({ 'a.toml': toToml(config) });
-    for (const args of [['check', dir], ['-t', '-c', dir]]) {
+    for (const args of [
+      ['check', dir],
+      ['-t', '-c', dir],
+    ]) {
       const { code, err, out } = await gatewayProgram(...args);
       assert.equal(code, 0, `${args}: ${out}${err}`);
     }
@@ -190,7 +230,10 @@ describe('starting', { skip: gatewayOnly }, () => {
   test('an invalid configuration is rejected by run with 78 and by check with 1, with file and line', async () => {
     const dir = directory({ 'a.toml': toToml(config).replace('strip-prefix = "/dead"', 'strip-prefx = "/dead"') });
     const line = toToml(config).slice(0, toToml(config).indexOf('strip-prefix = "/dead"')).split('\n').length;
-    for (const [args, expected] of [[['run', '-c', dir], 78], [['check', dir], 1]]) {
+    for (const [args, expected] of [
+      [['run', '-c', dir], 78],
+      [['check', dir], 1],
+    ]) {
       const { code, err, out } = await gatewayProgram(...args);
       assert.equal(code, expected, out + err);
       assert.match(out + err, new RegExp(`a\\.toml:${line}\\b`));
@@ -231,7 +274,9 @@ describe('starting', { skip: gatewayOnly }, () => {
   });
 
   test('healthcheck: 0 while it runs, 1 when it does not', async () => {
-    const dir = directory({ 'a.toml': toToml({ admin: { listen: `${world.address}:${await world.freePort()}` }, ...config }) });
+    const dir = directory({
+      'a.toml': toToml({ admin: { listen: `${world.address}:${await world.freePort()}` }, ...config }),
+    });
     assert.equal((await gatewayProgram('healthcheck', '-c', dir)).code, 1);
   });
 });

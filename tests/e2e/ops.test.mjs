@@ -3,7 +3,17 @@
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
 import net from 'node:net';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { WebSocketServer } from 'ws';
@@ -29,12 +39,20 @@ before(async () => {
   b = await world.origin({ routes: routes('b') });
   for (const { server } of [a, b]) {
     const sockets = new WebSocketServer({ server, perMessageDeflate: false });
-    sockets.on('connection', (ws) => ws.on('error', () => {}).on('message', (data, binary) => ws.send(data, { binary })));
-    world.onClose(() => { for (const ws of sockets.clients) ws.terminate(); });
+    sockets.on('connection', (ws) =>
+      ws.on('error', () => {}).on('message', (data, binary) => ws.send(data, { binary })),
+    );
+    world.onClose(() => {
+      for (const ws of sockets.clients) ws.terminate();
+    });
   }
   const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
-  upstreams = Object.fromEntries(Object.entries({ a, b }).map(([name, { port }]) => [
-    name, { endpoints: [`https://${world.upstreamAddress}:${port}`], ...verified }]));
+  upstreams = Object.fromEntries(
+    Object.entries({ a, b }).map(([name, { port }]) => [
+      name,
+      { endpoints: [`https://${world.upstreamAddress}:${port}`], ...verified },
+    ]),
+  );
 });
 after(() => world?.close());
 
@@ -44,7 +62,9 @@ const other = { path: '/other/', upstream: 'b', 'strip-prefix': '/other' };
 /** A gateway that reloads only on request, unless `gateway` sets otherwise. */
 async function open(t, { routes = [other], gateway: settings, admin } = {}) {
   const config = await world.plainConfig({
-    upstream: upstreams, route: [steady, ...routes], gateway: { workers: 2, 'reload-on-change': false, ...settings },
+    upstream: upstreams,
+    route: [steady, ...routes],
+    gateway: { workers: 2, 'reload-on-change': false, ...settings },
   });
   // Closed by the test and not by the world, because some tests kill it.
   const gateway = await startGateway(world, config, { admin });
@@ -71,8 +91,10 @@ async function open(t, { routes = [other], gateway: settings, admin } = {}) {
     webSocket: async (path) => {
       const peer = await dial(world, gateway);
       closers.push(() => peer.close());
-      peer.send(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n`
-        + 'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n');
+      peer.send(
+        `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n` +
+          'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n',
+      );
       const answer = await peer.answer({ head: true });
       assert.equal(answer.status, 101, JSON.stringify(answer));
       peer.echo = async (text) => {
@@ -91,7 +113,10 @@ async function open(t, { routes = [other], gateway: settings, admin } = {}) {
 
 /** The configuration with other routes in its profile, besides `/steady/`. */
 const routed = (config, ...routes) => profiled(config, { route: [steady, ...routes] });
-const profiled = (config, changes) => ({ ...config, profile: { ...config.profile, internet: { ...config.profile.internet, ...changes } } });
+const profiled = (config, changes) => ({
+  ...config,
+  profile: { ...config.profile, internet: { ...config.profile.internet, ...changes } },
+});
 const set = (config, settings) => ({ ...config, gateway: { ...config.gateway, ...settings } });
 const isClosed = (peer) => peer.closed || peer.ended;
 
@@ -117,7 +142,11 @@ describe('the admin socket', { skip }, () => {
     const { err } = await gateway.does(['reload'], 1);
     assert.equal(drawn(err), drawn((await gateway.check()).err), 'reload says what check says');
     assert.match(err, /reload refused; generation 1 continues to serve/);
-    assert.equal(await gateway.metric('config_reloads_total{result="refused"}'), 1, 'the gateway was asked, and counts it');
+    assert.equal(
+      await gateway.metric('config_reloads_total{result="refused"}'),
+      1,
+      'the gateway was asked, and counts it',
+    );
     assert.equal(await gateway.metric('config_last_reload_successful'), 0);
     const state = await gateway.state();
     const last = state.reloads.at(-1);
@@ -149,7 +178,11 @@ describe('the admin socket', { skip }, () => {
   test('a socket in use is rejected, with the process that has it', async (t) => {
     const socket = join(world.dir, 'taken.sock');
     const first = await open(t, { admin: { socket } });
-    const directory = staged(first, profiled(first.config, { listener: [{ listen: `${world.address}:${await world.freePort()}` }] }), 'taken');
+    const directory = staged(
+      first,
+      profiled(first.config, { listener: [{ listen: `${world.address}:${await world.freePort()}` }] }),
+      'taken',
+    );
     const file = join(directory, 'gateway.toml');
     writeFileSync(file, readFileSync(file, 'utf8').replace(`listen = "${first.adminTable.listen}"\n`, ''));
     const { code, err } = await run(binary(), ['run', '-c', directory]);
@@ -160,19 +193,33 @@ describe('the admin socket', { skip }, () => {
 
   test('a second gateway on the same directory starts and logs how it is reached', async (t) => {
     const [port, admin] = [await world.freePort(), `${world.address}:${await world.freePort()}`];
-    const config = await world.plainConfig({ upstream: upstreams, route: [steady, other], listener: { listen: `${world.address}:\${PORT}` } });
+    const config = await world.plainConfig({
+      upstream: upstreams,
+      route: [steady, other],
+      listener: { listen: `${world.address}:\${PORT}` },
+    });
     const directory = join(world.dir, 'shared');
     mkdirSync(directory);
     writeFileSync(join(directory, 'gateway.toml'), toToml({ admin: { listen: '${ADMIN}' }, ...config }));
-    const one = await launch({ args: ['run', '-c', directory], admin, env: { PORT: String(port), ADMIN: admin }, config });
+    const one = await launch({
+      args: ['run', '-c', directory],
+      admin,
+      env: { PORT: String(port), ADMIN: admin },
+      config,
+    });
     t.after(() => one.close());
     const admin2 = `${world.address}:${await world.freePort()}`;
     const two = await launch({
-      args: ['run', '-c', directory], admin: admin2, env: { PORT: String(await world.freePort()), ADMIN: admin2 }, config,
+      args: ['run', '-c', directory],
+      admin: admin2,
+      env: { PORT: String(await world.freePort()), ADMIN: admin2 },
+      config,
     });
     t.after(() => two.close());
     await until('it to say so', () => two.stderr.includes(`taken by a running gateway (process ${one.process.pid})`));
-    const { out } = await run(binary(), ['status', '--json', '-c', directory], { env: { ...process.env, PORT: '1', ADMIN: admin2 } });
+    const { out } = await run(binary(), ['status', '--json', '-c', directory], {
+      env: { ...process.env, PORT: '1', ADMIN: admin2 },
+    });
     assert.equal(JSON.parse(out).pid, one.process.pid);
   });
 
@@ -189,11 +236,18 @@ describe('the admin socket', { skip }, () => {
     chmodSync(gateway.adminTable['token-file'], 0o644);
     assert.equal((await gateway.post()).status, 403);
     chmodSync(gateway.adminTable['token-file'], 0o600);
-    const wrong = await gateway.admin('/stop', { method: 'POST', headers: { authorization: 'Bearer 0123456789abcdef0123456789abcdee' } });
+    const wrong = await gateway.admin('/stop', {
+      method: 'POST',
+      headers: { authorization: 'Bearer 0123456789abcdef0123456789abcdee' },
+    });
     assert.deepEqual([wrong.status, wrong.body], [403, 'the token is wrong\n']);
     // The output of a plan can contain file contents.
     const headers = { authorization: `Bearer ${TOKEN}` };
-    const plan = await gateway.admin('/plan', { method: 'POST', headers, body: JSON.stringify({ directory: '/root' }) });
+    const plan = await gateway.admin('/plan', {
+      method: 'POST',
+      headers,
+      body: JSON.stringify({ directory: '/root' }),
+    });
     assert.deepEqual([plan.status, /only over the admin socket/.test(plan.body)], [403, true]);
   });
 
@@ -214,16 +268,27 @@ describe('the admin socket', { skip }, () => {
     const peers = Array.from({ length: 80 }, (_, index) => {
       const peer = net.connect(Number(port), host);
       const begun = Date.now();
-      peer.on('error', () => {}).on('data', () => {}).on('close', () => { peer.took = Date.now() - begun; });
+      peer
+        .on('error', () => {})
+        .on('data', () => {})
+        .on('close', () => {
+          peer.took = Date.now() - begun;
+        });
       // An incomplete head, or a missing body.
-      peer.write(index % 2 ? 'GET /livez HTTP/1.1\r\nHost: localhost\r\n'
-        : `POST /reload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${TOKEN}\r\nContent-Length: 9\r\n\r\n`);
+      peer.write(
+        index % 2
+          ? 'GET /livez HTTP/1.1\r\nHost: localhost\r\n'
+          : `POST /reload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${TOKEN}\r\nContent-Length: 9\r\n\r\n`,
+      );
       return peer;
     });
     t.after(() => peers.forEach((peer) => peer.destroy()));
     await until('all to be cut', () => peers.every((peer) => peer.took), { within: 30_000 });
     // The first 64 are closed after five seconds, the others five seconds after they are served.
-    assert.ok(peers.slice(0, 60).every((peer) => peer.took < 12_000), peers.map((peer) => peer.took).join(' '));
+    assert.ok(
+      peers.slice(0, 60).every((peer) => peer.took < 12_000),
+      peers.map((peer) => peer.took).join(' '),
+    );
     assert.equal((await gateway.admin('/livez')).status, 200);
   });
 
@@ -237,25 +302,29 @@ describe('the admin socket', { skip }, () => {
     assert.equal((await gateway.state()).reloads.length, 1);
   });
 
-  test('other users are told why they have no access', { skip: skip || (process.getuid() !== 0 && 'needs root, to be somebody else') }, async (t) => {
-    // The path must be accessible to every user.
-    const directory = mkdtempSync(join(tmpdir(), 'app-gateway-stranger-'));
-    chmodSync(directory, 0o755);
-    const gateway = await open(t, { admin: { socket: join(directory, 'admin.sock') } });
-    writeFileSync(join(directory, 'gateway.toml'), '[admin]\nsocket = "./admin.sock"\n');
-    const program = join(directory, 'app-gateway');
-    writeFileSync(program, readFileSync(binary()), { mode: 0o755 });
-    const { code, err } = await run(program, ['status', '-c', directory], { uid: 65534, gid: 65534, cwd: '/' });
-    assert.equal(code, 1);
-    assert.match(err, /admin\.sock: permission denied; be root, or the user the gateway runs as/);
-    // Even if the file mode allows every user, the peer credentials of the socket do not.
-    chmodSync(join(directory, 'admin.sock'), 0o777);
-    const again = await run(program, ['status', '-c', directory], { uid: 65534, gid: 65534, cwd: '/' });
-    assert.equal(again.code, 1);
-    assert.match(again.err, /only root and the user of the gateway may use this socket/);
-    await gateway.close();
-    rmSync(directory, { recursive: true });
-  });
+  test(
+    'other users are told why they have no access',
+    { skip: skip || (process.getuid() !== 0 && 'needs root, to be somebody else') },
+    async (t) => {
+      // The path must be accessible to every user.
+      const directory = mkdtempSync(join(tmpdir(), 'app-gateway-stranger-'));
+      chmodSync(directory, 0o755);
+      const gateway = await open(t, { admin: { socket: join(directory, 'admin.sock') } });
+      writeFileSync(join(directory, 'gateway.toml'), '[admin]\nsocket = "./admin.sock"\n');
+      const program = join(directory, 'app-gateway');
+      writeFileSync(program, readFileSync(binary()), { mode: 0o755 });
+      const { code, err } = await run(program, ['status', '-c', directory], { uid: 65534, gid: 65534, cwd: '/' });
+      assert.equal(code, 1);
+      assert.match(err, /admin\.sock: permission denied; be root, or the user the gateway runs as/);
+      // Even if the file mode allows every user, the peer credentials of the socket do not.
+      chmodSync(join(directory, 'admin.sock'), 0o777);
+      const again = await run(program, ['status', '-c', directory], { uid: 65534, gid: 65534, cwd: '/' });
+      assert.equal(again.code, 1);
+      assert.match(again.err, /only root and the user of the gateway may use this socket/);
+      await gateway.close();
+      rmSync(directory, { recursive: true });
+    },
+  );
 
   test('without a gateway the command names the addresses that it tried', async () => {
     const directory = join(world.dir, 'nobody');
@@ -274,7 +343,10 @@ describe('commands of nginx', { skip }, () => {
   test('-s reload', async (t) => {
     const gateway = await open(t);
     gateway.write(routed(gateway.config));
-    assert.match((await gateway.does(['-s', 'reload'])).out, /applied: generation 2[^]*route \/other\/ \(internet\) removed/);
+    assert.match(
+      (await gateway.does(['-s', 'reload'])).out,
+      /applied: generation 2[^]*route \/other\/ \(internet\) removed/,
+    );
   });
 
   for (const [how, reopen] of Object.entries({
@@ -287,7 +359,13 @@ describe('commands of nginx', { skip }, () => {
     test(`${how}: the log goes on in a new file, and no line is lost`, async (t) => {
       const log = join(world.dir, `${how}.log`);
       const gateway = await open(t, { gateway: { 'access-log': log } });
-      const paths = (file) => (existsSync(file) ? readFileSync(file, 'utf8').split('\n').filter(Boolean).map((line) => JSON.parse(line).path) : []);
+      const paths = (file) =>
+        existsSync(file)
+          ? readFileSync(file, 'utf8')
+              .split('\n')
+              .filter(Boolean)
+              .map((line) => JSON.parse(line).path)
+          : [];
       await gateway.ask('/steady/who?1');
       await until('the first line', () => paths(log).length === 1);
       renameSync(log, `${log}.1`);
@@ -344,15 +422,27 @@ describe('a plan', { skip }, () => {
   });
 
   test('lists each change with its file, line and open connections', async (t) => {
-    const gateway = await open(t, { routes: [{ ...other, methods: ['GET'] }, { path: '/old/', upstream: 'b' }] });
+    const gateway = await open(t, {
+      routes: [
+        { ...other, methods: ['GET'] },
+        { path: '/old/', upstream: 'b' },
+      ],
+    });
     const [stays, goes] = [await gateway.webSocket('/steady/ws'), await gateway.webSocket('/other/ws')];
     for (let i = 0; i < 3; i++) await gateway.who('/old/who?secret=1');
     await gateway.who('/steady/who');
     const listener = { listen: `${world.address}:${await world.freePort()}` };
-    const next = set(profiled(gateway.config, {
-      route: [{ ...steady, 'max-body': '77KiB' }, { ...other, methods: ['GET'], upstream: 'a' }, { path: '/new/', upstream: 'b' }],
-      listener: [...gateway.config.profile.internet.listener, listener],
-    }), { workers: 3 });
+    const next = set(
+      profiled(gateway.config, {
+        route: [
+          { ...steady, 'max-body': '77KiB' },
+          { ...other, methods: ['GET'], upstream: 'a' },
+          { path: '/new/', upstream: 'b' },
+        ],
+        listener: [...gateway.config.profile.internet.listener, listener],
+      }),
+      { workers: 3 },
+    );
     const directory = staged(gateway, next);
     const plan = await gateway.plan(directory);
     const items = Object.fromEntries(plan.items.map((item) => [item.what, item]));
@@ -371,12 +461,34 @@ describe('a plan', { skip }, () => {
     const line = Number(changed.new_place.split(':').at(-1));
     assert.match(readFileSync(join(directory, 'gateway.toml'), 'utf8').split('\n')[line - 1], /max-body/);
 
-    assert.deepEqual(items['route /steady/ (internet)'].open, { connections: 0, outdated: 0, requests: 0, websockets: 1, closing: 0, passed_through: 0, passed_closing: 0 });
-    assert.deepEqual(items['route /other/ GET (internet)'].open, { connections: 0, outdated: 0, requests: 0, websockets: 1, closing: 1, passed_through: 0, passed_closing: 0 });
+    assert.deepEqual(items['route /steady/ (internet)'].open, {
+      connections: 0,
+      outdated: 0,
+      requests: 0,
+      websockets: 1,
+      closing: 0,
+      passed_through: 0,
+      passed_closing: 0,
+    });
+    assert.deepEqual(items['route /other/ GET (internet)'].open, {
+      connections: 0,
+      outdated: 0,
+      requests: 0,
+      websockets: 1,
+      closing: 1,
+      passed_through: 0,
+      passed_closing: 0,
+    });
     assert.deepEqual([plan.open.websockets, plan.open.closing], [2, 1]);
     assert.deepEqual(plan.requests.kinds, [
       { count: 3, method: 'GET', path: '/old/who', old: 'route /old/ to b', new: 'rejected 404 no_route' },
-      { count: 1, method: 'WS', path: '/other/ws', old: 'route /other/ to b without /other', new: 'route /other/ to a without /other' },
+      {
+        count: 1,
+        method: 'WS',
+        path: '/other/ws',
+        old: 'route /other/ to b without /other',
+        new: 'route /other/ to a without /other',
+      },
     ]);
     assert.deepEqual([plan.requests.looked_at, plan.requests.different], [6, 4]);
 
@@ -405,9 +517,13 @@ describe('a plan', { skip }, () => {
     const gateway = await open(t);
     await gateway.webSocket('/steady/ws');
     const [listener] = gateway.config.profile.internet.listener;
-    const planned = (more) => staged(gateway, profiled(gateway.config, { listener: [{ ...listener, 'client-ca': world.ca.crt, ...more }] }));
+    const planned = (more) =>
+      staged(gateway, profiled(gateway.config, { listener: [{ ...listener, 'client-ca': world.ca.crt, ...more }] }));
     const directory = planned({});
-    const { items: [item], open: all } = await gateway.plan(directory);
+    const {
+      items: [item],
+      open: all,
+    } = await gateway.plan(directory);
     assert.equal(item.what, `listener ${listener.listen} (internet)`);
     for (const { connections, outdated, websockets, closing } of [item.open, all]) {
       assert.ok(connections >= 1);
@@ -425,15 +541,25 @@ describe('a plan', { skip }, () => {
     const own = { chain: join(world.dir, 'own.crt'), key: join(world.dir, 'own.key') };
     writeFileSync(own.chain, world.certs.gateway.crtText);
     writeFileSync(own.key, world.certs.gateway.keyText);
-    const config = await world.plainConfig({ upstream: upstreams, route: [steady, other], gateway: { 'reload-on-change': false } });
+    const config = await world.plainConfig({
+      upstream: upstreams,
+      route: [steady, other],
+      gateway: { 'reload-on-change': false },
+    });
     const gateway = await world.gateway({ ...config, certificate: { main: { pairs: [own] } } });
     const before = JSON.parse((await run(binary(), ['status', '--json', '-c', gateway.directory])).out);
     writeFileSync(own.chain, cert.crtText);
     writeFileSync(own.key, cert.keyText);
     const { out } = await run(binary(), ['plan', '--json', '-c', gateway.directory]);
     const plan = JSON.parse(out);
-    assert.deepEqual(plan.items.map((item) => item.what), ['certificate main']);
-    assert.deepEqual(plan.items[0].keys.map((key) => key.key), ['pairs.1.chain (contents)', 'pairs.1.key (contents)']);
+    assert.deepEqual(
+      plan.items.map((item) => item.what),
+      ['certificate main'],
+    );
+    assert.deepEqual(
+      plan.items[0].keys.map((key) => key.key),
+      ['pairs.1.chain (contents)', 'pairs.1.key (contents)'],
+    );
     assert.match(plan.items[0].keys[0].new, /^sha256 [0-9a-f]{8}[^,]+, valid until 20/);
     assert.notEqual(plan.new_config, before.config);
     assert.ok(!out.includes('PRIVATE'), 'no key is shown');
@@ -491,7 +617,9 @@ describe('a trial', { skip }, () => {
     // The watcher takes the next change, and has not taken the reverted one.
     gateway.write(routed(both, { path: '/third/', upstream: 'a' }));
     await until('the third', async () => (await gateway.ask('/third/who')).status === 200);
-    const triggers = (await gateway.state()).reloads.map(({ trigger, result, generation }) => `${trigger} ${result} ${generation}`);
+    const triggers = (await gateway.state()).reloads.map(
+      ({ trigger, result, generation }) => `${trigger} ${result} ${generation}`,
+    );
     assert.deepEqual(triggers.slice(-2), ['rollback applied 2', 'files applied 4'], triggers.join('\n'));
   });
 
@@ -502,10 +630,16 @@ describe('a trial', { skip }, () => {
     gateway.write(routed(gateway.config, { path: '/more/', upstream: 'a' }));
     assert.match((await gateway.does(['reload'], 1)).err, /generation 2 waits for its confirmation/);
     gateway.hup();
-    await until('HUP to be refused', async () => (await gateway.metric('config_reloads_total{result="refused"}')) === 2);
+    await until(
+      'HUP to be refused',
+      async () => (await gateway.metric('config_reloads_total{result="refused"}')) === 2,
+    );
     assert.equal(await gateway.generation(), 2);
     assert.equal(await gateway.metric('config_last_reload_successful'), 1, 'there is nothing wrong with what serves');
-    assert.match((await gateway.does(['reload', '--confirm', '60s'])).out, /applied: generation 3[^]*generation 1 serves again/);
+    assert.match(
+      (await gateway.does(['reload', '--confirm', '60s'])).out,
+      /applied: generation 3[^]*generation 1 serves again/,
+    );
     assert.match((await gateway.does(['confirm', '--abort'])).out, /applied: generation 1/);
     assert.equal(await gateway.who('/other/who'), 'b');
     // A new generation has a new number.
@@ -540,10 +674,14 @@ describe('a trial', { skip }, () => {
     gateway.write(profiled(gateway.config, { listener: [kept] }));
     await gateway.does(['reload', '--confirm', '60s']);
     const [host, port] = moved.listen.split(':');
-    const thief = await until('the port to be free', () => new Promise((done) => {
-      const server = net.createServer().on('error', () => done(false));
-      server.listen(Number(port), host, () => done(server));
-    }));
+    const thief = await until(
+      'the port to be free',
+      () =>
+        new Promise((done) => {
+          const server = net.createServer().on('error', () => done(false));
+          server.listen(Number(port), host, () => done(server));
+        }),
+    );
     const { err } = await gateway.does(['rollback'], 1);
     assert.match(err, /cannot listen on/);
     assert.equal((await gateway.state()).pending.back_to, 2);
@@ -555,7 +693,8 @@ describe('a trial', { skip }, () => {
 describe('the configuration hash', { skip }, () => {
   test('is the same in status, metric, access log and answer', async (t) => {
     const gateway = await open(t);
-    const infos = async () => (await gateway.admin('/metrics')).body.split('\n').filter((line) => line.startsWith('app_gateway_config_info{'));
+    const infos = async () =>
+      (await gateway.admin('/metrics')).body.split('\n').filter((line) => line.startsWith('app_gateway_config_info{'));
     const first = (await gateway.state()).config;
     assert.match(first, /^[0-9a-f]{12}$/);
     assert.deepEqual(await infos(), [`app_gateway_config_info{hash="${first}"} 1`]);
@@ -566,8 +705,16 @@ describe('the configuration hash', { skip }, () => {
     assert.notEqual(second, first);
     assert.deepEqual(await infos(), [`app_gateway_config_info{hash="${second}"} 1`], 'one series, whatever there was');
     await gateway.who('/other/who?2');
-    const lines = await Promise.all(['1', '2'].map((n) => gateway.accessLine(n, (line) => line.path === `/other/who?${n}`)));
-    assert.deepEqual(lines.map((line) => [line.generation, line.config_hash]), [[1, first], [2, second]]);
+    const lines = await Promise.all(
+      ['1', '2'].map((n) => gateway.accessLine(n, (line) => line.path === `/other/who?${n}`)),
+    );
+    assert.deepEqual(
+      lines.map((line) => [line.generation, line.config_hash]),
+      [
+        [1, first],
+        [2, second],
+      ],
+    );
   });
 
   test('a history of bounded length, on the admin listener too', async (t) => {

@@ -24,25 +24,45 @@ before(async () => {
   config = await world.plainConfig({
     upstream: {
       chat: {
-        endpoints: [`https://${world.upstreamAddress}:${origin.port}`], 'ca-file': world.ca.crt, 'server-name': 'upstream.test',
+        endpoints: [`https://${world.upstreamAddress}:${origin.port}`],
+        'ca-file': world.ca.crt,
+        'server-name': 'upstream.test',
         check: { kind: 'tls', interval: '200ms', timeout: '5s', rise: 1, fall: 2 },
       },
     },
-    route: [{ path: '/seen', upstream: 'chat' }, { path: '/deep/', upstream: 'chat' }, { path: '/shut/', deny: true }],
+    route: [
+      { path: '/seen', upstream: 'chat' },
+      { path: '/deep/', upstream: 'chat' },
+      { path: '/shut/', deny: true },
+    ],
   });
   config.forward = {
     limits: { 'request-rate-per-client': 0 },
     hosts: { 'graph.facebook.com': [world.upstreamAddress] },
     listener: [{ listen: `${world.address}:${await world.freePort()}` }],
-    rule: [{ name: 'facebook', clients: ['127.0.0.0/8'], allow: ['graph.facebook.com'], 'private-networks': [`${world.upstreamAddress}/32`], 'connect-ports': [origin.port] }],
+    rule: [
+      {
+        name: 'facebook',
+        clients: ['127.0.0.0/8'],
+        allow: ['graph.facebook.com'],
+        'private-networks': [`${world.upstreamAddress}/32`],
+        'connect-ports': [origin.port],
+      },
+    ],
   };
   config.tcp = {
     edge: {
       listener: [{ listen: `${world.address}:${await world.freePort()}` }],
-      route: [{ 'server-names': ['upstream.test'], upstream: 'chat' }, { 'server-names': ['*.closed.test'], name: 'closed', upstream: 'closed' }],
+      route: [
+        { 'server-names': ['upstream.test'], upstream: 'chat' },
+        { 'server-names': ['*.closed.test'], name: 'closed', upstream: 'closed' },
+      ],
     },
   };
-  config.upstream.closed = { endpoints: [`https://${world.upstreamAddress}:${await world.freePort(world.upstreamAddress)}`], 'ca-file': world.ca.crt };
+  config.upstream.closed = {
+    endpoints: [`https://${world.upstreamAddress}:${await world.freePort(world.upstreamAddress)}`],
+    'ca-file': world.ca.crt,
+  };
   gateway = await world.gateway(config);
   url = `http://${gateway.adminAddress}/`;
   for (let i = 0; i < 5; i += 1) await ask(world, gateway.listener(), '/seen');
@@ -60,31 +80,51 @@ async function visit(t, options = {}) {
   page.setDefaultTimeout(20_000);
   const complaints = [];
   page.on('pageerror', (error) => complaints.push(String(error)));
-  page.on('console', (message) => { if (['error', 'warning'].includes(message.type())) complaints.push(message.text()); });
-  page.on('request', (request) => { if (new URL(request.url()).host !== gateway.adminAddress && !request.url().startsWith('data:')) complaints.push(request.url()); });
+  page.on('console', (message) => {
+    if (['error', 'warning'].includes(message.type())) complaints.push(message.text());
+  });
+  page.on('request', (request) => {
+    if (new URL(request.url()).host !== gateway.adminAddress && !request.url().startsWith('data:'))
+      complaints.push(request.url());
+  });
   await page.goto(url);
   return { page, complaints };
 }
 
-const shows = (page, selector, text) => until(async () => `${selector} to show "${text}" in:\n${await page.locator('body').textContent()}`, async () => {
-  const shown = await page.locator(selector).textContent();
-  return shown.includes(text);
-}, { within: 20_000 });
+const shows = (page, selector, text) =>
+  until(
+    async () => `${selector} to show "${text}" in:\n${await page.locator('body').textContent()}`,
+    async () => {
+      const shown = await page.locator(selector).textContent();
+      return shown.includes(text);
+    },
+    { within: 20_000 },
+  );
 
 /** The output of `app-gateway status`. */
-const told = async (...more) => (await run(binary(), ['status', ...more, '-c', gateway.directory], { within: 20_000 })).out;
+const told = async (...more) =>
+  (await run(binary(), ['status', ...more, '-c', gateway.directory], { within: 20_000 })).out;
 const status = async () => JSON.parse(await told('--json'));
 
 /** Opens a tunnel to the origin. */
-const tunnel = (t) => new Promise((done, fail) => {
-  const asked = http.request({ ...proxy, method: 'CONNECT', path: `graph.facebook.com:${origin.port}`, agent: false });
-  asked.on('connect', (answer, socket) => {
-    socket.on('error', () => {});
-    t.after(() => socket.destroy());
-    if (answer.statusCode === 200) done(socket);
-    else fail(new Error(`the proxy answers ${answer.statusCode}`));
-  }).on('error', fail).end();
-});
+const tunnel = (t) =>
+  new Promise((done, fail) => {
+    const asked = http.request({
+      ...proxy,
+      method: 'CONNECT',
+      path: `graph.facebook.com:${origin.port}`,
+      agent: false,
+    });
+    asked
+      .on('connect', (answer, socket) => {
+        socket.on('error', () => {});
+        t.after(() => socket.destroy());
+        if (answer.statusCode === 200) done(socket);
+        else fail(new Error(`the proxy answers ${answer.statusCode}`));
+      })
+      .on('error', fail)
+      .end();
+  });
 
 /** Asserts that nothing is wider than the window. */
 const fits = async (page) => {
@@ -123,19 +163,28 @@ test('open tunnels of the forward proxy are listed until they close', { skip }, 
   await shows(page, '#tunnels caption', '103 are open');
   await shows(page, '#tunnels', 'and 83 more');
   const first = page.locator('#tunnels tbody tr').first();
-  assert.match(await first.innerText(), new RegExp(`127\\.0\\.0\\.1:\\d+\\s+–\\s+graph\\.facebook\\.com:${origin.port}\\s+facebook\\s+\\d+ s ago`));
+  assert.match(
+    await first.innerText(),
+    new RegExp(`127\\.0\\.0\\.1:\\d+\\s+–\\s+graph\\.facebook\\.com:${origin.port}\\s+facebook\\s+\\d+ s ago`),
+  );
   assert.equal(await page.locator('#tunnels tbody tr').count(), 21);
   await page.screenshot({ path: artifact('page-tunnels.png'), fullPage: true });
   const { tunnels, rejected } = await status();
   assert.equal(tunnels.open, 103);
   assert.equal(tunnels.shown.length, 100);
-  assert.deepEqual(rejected.find((one) => one.route === '/shut/'), { reason: 'route_denied', profile: 'internet', route: '/shut/', count: 3 });
+  assert.deepEqual(
+    rejected.find((one) => one.route === '/shut/'),
+    { reason: 'route_denied', profile: 'internet', route: '/shut/', count: 3 },
+  );
   const text = await told();
   assert.match(text, new RegExp(`\\n127\\.0\\.0\\.1:\\d+ +graph\\.facebook\\.com:${origin.port} +facebook +\\d+ s +`));
   assert.match(text, /\nand 93 more: app-gateway status --json\n/);
   assert.match(text, /\nroute_denied +3 +internet \/shut\/ 3x\n/);
   assert.match(text, /\nno_route +\d+\n/);
-  assert.ok(text.split('\n').every((line) => line.length <= 83), text);
+  assert.ok(
+    text.split('\n').every((line) => line.length <= 83),
+    text,
+  );
   for (const socket of sockets) socket.destroy();
   await shows(page, '#tunnels caption', '0 are open');
   assert.doesNotMatch(await told(), /graph\.facebook\.com/);
@@ -158,7 +207,14 @@ test('passthrough connections are shown by route, on the page and by the command
 
   const rows = [
     { profile: 'edge', route: 'upstream.test', upstream: 'chat', open: 2, passed: 2, rejected: {} },
-    { profile: 'edge', route: 'closed', upstream: 'closed', open: 0, passed: 0, rejected: { upstream_connect_failed: 3 } },
+    {
+      profile: 'edge',
+      route: 'closed',
+      upstream: 'closed',
+      open: 0,
+      passed: 0,
+      rejected: { upstream_connect_failed: 3 },
+    },
     { profile: 'edge', route: 'none', upstream: null, open: 0, passed: 0, rejected: { tcp_sni_unknown: 2 } },
   ];
   const json = await until('every connection to be counted', async () => {
@@ -166,8 +222,10 @@ test('passthrough connections are shown by route, on the page and by the command
     return all.passed_through[2]?.rejected.tcp_sni_unknown === 2 && all;
   });
   assert.deepEqual(json.passed_through, rows);
-  assert.deepEqual(json.rejected.find((one) => one.reason === 'upstream_connect_failed'),
-    { reason: 'upstream_connect_failed', profile: 'edge', route: 'closed', count: 3 });
+  assert.deepEqual(
+    json.rejected.find((one) => one.reason === 'upstream_connect_failed'),
+    { reason: 'upstream_connect_failed', profile: 'edge', route: 'closed', count: 3 },
+  );
   assert.equal(json.rejected_in_all.tcp_sni_unknown, 2);
 
   const text = await told();
@@ -178,24 +236,45 @@ test('passthrough connections are shown by route, on the page and by the command
   const { page, complaints } = await visit(t);
   const shown = page.locator('#passed tbody tr');
   assert.deepEqual(await shown.locator('th').allInnerTexts(), ['upstream.test', 'closed', 'none']);
-  assert.deepEqual((await shown.nth(0).locator('td').allInnerTexts()), ['chat', '2', '2', '–', 'edge']);
-  assert.deepEqual((await shown.nth(1).locator('td').allInnerTexts()), ['closed', '0', '0', 'upstream_connect_failed 3×', 'edge']);
+  assert.deepEqual(await shown.nth(0).locator('td').allInnerTexts(), ['chat', '2', '2', '–', 'edge']);
+  assert.deepEqual(await shown.nth(1).locator('td').allInnerTexts(), [
+    'closed',
+    '0',
+    '0',
+    'upstream_connect_failed 3×',
+    'edge',
+  ]);
   await shows(page, '#listeners', 'upstream.test to chat, closed to closed');
   await page.screenshot({ path: artifact('page-passed.png'), fullPage: true });
   for (const { socket } of open) socket.destroy();
-  await until('they are gone', async () => await shown.nth(0).locator('td').nth(1).innerText() === '0', { within: 20_000 });
+  await until('they are gone', async () => (await shown.nth(0).locator('td').nth(1).innerText()) === '0', {
+    within: 20_000,
+  });
   assert.equal(await shown.nth(0).locator('td').nth(2).innerText(), '2');
   assert.deepEqual(complaints, []);
 });
 
 test('sections of unused features are left out', { skip }, async () => {
-  const { tcp: _, forward: __, upstream: { chat }, ...rest } = config;
+  const {
+    tcp: _,
+    forward: __,
+    upstream: { chat },
+    ...rest
+  } = config;
   const { internet } = rest.profile;
-  const bare = await world.gateway({ ...rest, upstream: { chat }, profile: { internet: { ...internet, listener: [{ listen: `${world.address}:${await world.freePort()}` }] } } });
+  const bare = await world.gateway({
+    ...rest,
+    upstream: { chat },
+    profile: { internet: { ...internet, listener: [{ listen: `${world.address}:${await world.freePort()}` }] } },
+  });
   const { out } = await run(binary(), ['status', '-c', bare.directory], { within: 20_000 });
   assert.match(out, /^gateway +serving/);
   assert.doesNotMatch(out, /passed through|rejected|tunnels|Socket\.IO|undefined/);
-  const { passed_through: passed, tunnels, rejected_in_all: rejected } = JSON.parse((await run(binary(), ['status', '--json', '-c', bare.directory], { within: 20_000 })).out);
+  const {
+    passed_through: passed,
+    tunnels,
+    rejected_in_all: rejected,
+  } = JSON.parse((await run(binary(), ['status', '--json', '-c', bare.directory], { within: 20_000 })).out);
   assert.deepEqual([passed, tunnels, rejected], [undefined, undefined, {}]);
 });
 
@@ -203,14 +282,24 @@ test('every route has a sparkline of its last hour', { skip }, async (t) => {
   const { page, complaints } = await visit(t);
   const row = page.locator('#routes tr', { has: page.locator('th', { hasText: '/seen' }) });
   // A minute is shown when it is over.
-  await until(async () => `a line in ${await row.innerHTML()}`, () => row.locator('svg polyline').count(), { within: 120_000, every: 1000 });
-  assert.match(await row.locator('svg').getAttribute('aria-label'), /in the last hour at most [\d.]+ requests\/s and 0 5xx\/s/);
+  await until(
+    async () => `a line in ${await row.innerHTML()}`,
+    () => row.locator('svg polyline').count(),
+    { within: 120_000, every: 1000 },
+  );
+  assert.match(
+    await row.locator('svg').getAttribute('aria-label'),
+    /in the last hour at most [\d.]+ requests\/s and 0 5xx\/s/,
+  );
   const shut = page.locator('#routes tr', { has: page.locator('th', { hasText: '/deep/' }) });
   assert.equal(await shut.locator('svg').count(), 0, 'nothing was asked of this one');
   await page.locator('#routes').screenshot({ path: artifact('page-routes.png') });
   const { hours } = await status();
   const seen = hours.find((one) => one.route === '/seen');
-  assert.ok(seen.requests.length >= 1 && seen.requests.length === seen.errors.length && Math.max(...seen.requests) > 0, JSON.stringify(hours));
+  assert.ok(
+    seen.requests.length >= 1 && seen.requests.length === seen.errors.length && Math.max(...seen.requests) > 0,
+    JSON.stringify(hours),
+  );
   assert.deepEqual(complaints, []);
 });
 
@@ -222,7 +311,10 @@ test('the page shows an outage, a rejected reload, and the recovery', { skip }, 
   await shows(page, '#verdict', 'refused');
   await shows(page, '#upstreams', 'down for');
 
-  gateway.write({ ...config, upstream: { ...config.upstream, chat: { ...config.upstream.chat, endpoint: ['<b>bold</b>'] } } });
+  gateway.write({
+    ...config,
+    upstream: { ...config.upstream, chat: { ...config.upstream.chat, endpoint: ['<b>bold</b>'] } },
+  });
   await gateway.reload();
   await shows(page, '#verdict h2', '2 problems');
   const drawn = await page.locator('#refusal pre').textContent();
@@ -230,7 +322,10 @@ test('the page shows an outage, a rejected reload, and the recovery', { skip }, 
   const { out, err } = await gateway.check();
   const printed = out + err;
   const lines = drawn.trim().split('\n');
-  assert.ok(lines.length > 3 && lines.every((line) => printed.includes(line)), `check prints\n${printed}\nand the page\n${drawn}`);
+  assert.ok(
+    lines.length > 3 && lines.every((line) => printed.includes(line)),
+    `check prints\n${printed}\nand the page\n${drawn}`,
+  );
   await page.screenshot({ path: artifact('page-dark.png'), fullPage: true });
 
   const phone = await visit(t, { viewport: { width: 375, height: 800 }, colorScheme: 'dark' });
@@ -272,14 +367,22 @@ test('the page can be used by keyboard and has labelled sections', { skip }, asy
     await page.keyboard.press('Tab');
     reached.add(await page.evaluate(() => document.activeElement.closest('section')?.id));
   }
-  for (const id of ['upstreams', 'listeners', 'routes', 'reloads', 'tester']) assert.ok(reached.has(id), `${id} in ${[...reached]}`);
+  for (const id of ['upstreams', 'listeners', 'routes', 'reloads', 'tester'])
+    assert.ok(reached.has(id), `${id} in ${[...reached]}`);
 });
 
 test('a request with a foreign Host (DNS rebinding) gets no data', { skip }, async () => {
-  const as = (host, path) => new Promise((done, fail) => {
-    http.get(`http://${gateway.adminAddress}${path}`, { headers: { host }, agent: false }, (answer) => { answer.resume(); done(answer.statusCode); }).on('error', fail);
-  });
-  for (const path of ['/ui', '/ui/events', '/status', '/upstreams', '/readyz']) assert.equal(await as('evil.example:9145', path), 421, path);
+  const as = (host, path) =>
+    new Promise((done, fail) => {
+      http
+        .get(`http://${gateway.adminAddress}${path}`, { headers: { host }, agent: false }, (answer) => {
+          answer.resume();
+          done(answer.statusCode);
+        })
+        .on('error', fail);
+    });
+  for (const path of ['/ui', '/ui/events', '/status', '/upstreams', '/readyz'])
+    assert.equal(await as('evil.example:9145', path), 421, path);
   assert.equal(await as('localhost:9145', '/status'), 200);
   assert.equal(await as('evil.example', '/metrics'), 421);
 });

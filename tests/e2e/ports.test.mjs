@@ -12,9 +12,19 @@ import { readDirectory, startReference } from './lib/reference.mjs';
 import { until } from './lib/wait.mjs';
 
 const ports = {
-  'chat-server': 8444, mre: 8497, 'mre-microservice': 8447, 'agent-gadget': 8446, 'ecm-frontend': 8454,
-  'communication-server': 8482, eabc: 8455, 'file-engine': 8495, 'customer-gadget': 8449, 'database-connector': 8450,
-  umm: 8452, 'mre-frontend': 8448, 'customer-channel-manager': 8451,
+  'chat-server': 8444,
+  mre: 8497,
+  'mre-microservice': 8447,
+  'agent-gadget': 8446,
+  'ecm-frontend': 8454,
+  'communication-server': 8482,
+  eabc: 8455,
+  'file-engine': 8495,
+  'customer-gadget': 8449,
+  'database-connector': 8450,
+  umm: 8452,
+  'mre-frontend': 8448,
+  'customer-channel-manager': 8451,
 };
 
 let world, gateway, lanPort;
@@ -24,18 +34,31 @@ before(async () => {
   world = await openWorld('ports');
   const certDir = join(world.dir, 'cert-dir');
   mkdirSync(certDir);
-  for (const [cert, name] of [[world.certs.gateway, 'gateway'], [world.certs.gatewayRsa, 'gateway-rsa']]) {
+  for (const [cert, name] of [
+    [world.certs.gateway, 'gateway'],
+    [world.certs.gatewayRsa, 'gateway-rsa'],
+  ]) {
     copyFileSync(cert.crt, join(certDir, `${name}.crt`));
     copyFileSync(cert.key, join(certDir, `${name}.key`));
   }
-  const cert = world.ca.issue('components', [world.upstreamAddress, 'localhost', 'hybrid-chat.internal', ...Object.keys(ports)]);
+  const cert = world.ca.issue('components', [
+    world.upstreamAddress,
+    'localhost',
+    'hybrid-chat.internal',
+    ...Object.keys(ports),
+  ]);
   for (const [name, port] of Object.entries(ports)) {
     await world.origin({
-      port, cert,
+      port,
+      cert,
       routes: {
         '': (req, res) => {
           asked.push({ name, method: req.method, url: req.url });
-          req.resume().on('end', () => { res.setHeader('x-component', name); res.setHeader('x-seen', `${req.method} ${req.url}`); res.end(name); });
+          req.resume().on('end', () => {
+            res.setHeader('x-component', name);
+            res.setHeader('x-seen', `${req.method} ${req.url}`);
+            res.end(name);
+          });
         },
       },
     });
@@ -43,8 +66,14 @@ before(async () => {
   lanPort = await world.freePort();
   const admin = `${world.address}:9145`;
   const env = {
-    INTERNET_ADDR: world.address, LAN_ADDR: world.address, LAN_PORT: String(lanPort), ADMIN_ADDR: admin,
-    HYBRID_CHAT_HOST: world.upstreamAddress, CERT_DIR: certDir, HYBRID_CHAT_CA: world.ca.crt, ACCESS_LOG: 'stdout',
+    INTERNET_ADDR: world.address,
+    LAN_ADDR: world.address,
+    LAN_PORT: String(lanPort),
+    ADMIN_ADDR: admin,
+    HYBRID_CHAT_HOST: world.upstreamAddress,
+    CERT_DIR: certDir,
+    HYBRID_CHAT_CA: world.ca.crt,
+    ACCESS_LOG: 'stdout',
   };
   const directory = join(root, 'config');
   gateway = isReference
@@ -59,7 +88,9 @@ async function ask(port, method, path) {
   const peer = await dial(world, gateway, { listener: { host: world.address, port } });
   try {
     const length = method === 'POST' || method === 'PUT' ? 'Content-Length: 2\r\n' : '';
-    peer.send(`${method} ${path} HTTP/1.1\r\nHost: localhost:${port}\r\n${length}Connection: close\r\n\r\n${length && '{}'}`);
+    peer.send(
+      `${method} ${path} HTTP/1.1\r\nHost: localhost:${port}\r\n${length}Connection: close\r\n\r\n${length && '{}'}`,
+    );
     const answer = await peer.answer({ head: method === 'HEAD' });
     return { ...answer, component: answer.headers.get('x-component'), seen: answer.headers.get('x-seen') };
   } finally {
@@ -77,15 +108,45 @@ const open = [
   [8443, 'POST', '/socket.io/?EIO=4&transport=polling&sid=x', 'chat-server'],
   [8443, 'POST', '/chat/api/customer/init', 'chat-server', '/api/customer/init'],
   [8443, 'GET', '/chat/api/customer/transcript/42', 'chat-server', '/api/customer/transcript/42'],
-  [8443, 'GET', '/ccm/webhook?hub.mode=subscribe&hub.challenge=1', 'customer-channel-manager', '/webhook?hub.mode=subscribe&hub.challenge=1'],
+  [
+    8443,
+    'GET',
+    '/ccm/webhook?hub.mode=subscribe&hub.challenge=1',
+    'customer-channel-manager',
+    '/webhook?hub.mode=subscribe&hub.challenge=1',
+  ],
   [8443, 'POST', '/ccm/webhook', 'customer-channel-manager', '/webhook'],
-  [8443, 'POST', '/ccm/viber-message/receive?sig=a%2Bb', 'customer-channel-manager', '/viber-message/receive?sig=a%2Bb'],
+  [
+    8443,
+    'POST',
+    '/ccm/viber-message/receive?sig=a%2Bb',
+    'customer-channel-manager',
+    '/viber-message/receive?sig=a%2Bb',
+  ],
   [8443, 'POST', '/ccm/msg-client/receive', 'customer-channel-manager', '/msg-client/receive'],
-  [8443, 'POST', '/ccm/msg-client/delivery-notification', 'customer-channel-manager', '/msg-client/delivery-notification'],
+  [
+    8443,
+    'POST',
+    '/ccm/msg-client/delivery-notification',
+    'customer-channel-manager',
+    '/msg-client/delivery-notification',
+  ],
   [8443, 'POST', '/ccm/360notifications', 'customer-channel-manager', '/360notifications'],
   [8443, 'GET', '/ccm/webhook/twitter?crc_token=x', 'customer-channel-manager', '/webhook/twitter?crc_token=x'],
-  [8443, 'GET', '/file-engine/api/downloadFileStream?filename=a%20b.png', 'file-engine', '/api/downloadFileStream?filename=a%20b.png'],
-  [8443, 'HEAD', '/file-engine/api/downloadFileStream?filename=a.png', 'file-engine', '/api/downloadFileStream?filename=a.png'],
+  [
+    8443,
+    'GET',
+    '/file-engine/api/downloadFileStream?filename=a%20b.png',
+    'file-engine',
+    '/api/downloadFileStream?filename=a%20b.png',
+  ],
+  [
+    8443,
+    'HEAD',
+    '/file-engine/api/downloadFileStream?filename=a.png',
+    'file-engine',
+    '/api/downloadFileStream?filename=a.png',
+  ],
   [8443, 'GET', '/file-engine/api/getFileStat', 'file-engine', '/api/getFileStat'],
   [8443, 'POST', '/file-engine/api/uploadFileStream', 'file-engine', '/api/uploadFileStream'],
   [8443, 'GET', '/mre/api/EWT', 'mre', '/api/EWT'],
@@ -125,7 +186,11 @@ describe('open paths', () => {
   for (const [port, method, path, component, seen = path] of open) {
     test(`${port === lan ? 'LAN' : port} ${method} ${path} reaches ${component}`, async () => {
       const answer = await ask(portOf(port), method, path);
-      assert.equal(answer.component, component, `status ${answer.status}, ${answer.headers.get('gateway-reason')}: ${answer.body}`);
+      assert.equal(
+        answer.component,
+        component,
+        `status ${answer.status}, ${answer.headers.get('gateway-reason')}: ${answer.body}`,
+      );
       assert.equal(answer.seen, `${method} ${seen}`);
     });
   }
@@ -135,7 +200,10 @@ describe('open paths', () => {
   });
 
   test('the root of each leads to its gadget', async () => {
-    for (const [port, gadget] of [[8443, '/customer-gadget/'], [lan, '/agent-gadget/']]) {
+    for (const [port, gadget] of [
+      [8443, '/customer-gadget/'],
+      [lan, '/agent-gadget/'],
+    ]) {
       const { status, headers } = await ask(portOf(port), 'GET', '/');
       assert.ok(status >= 301 && status <= 308, `got ${status}`);
       assert.equal(headers.get('location'), gadget, 'relative: the port the client used is not ours to know');

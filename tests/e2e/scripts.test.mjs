@@ -14,7 +14,11 @@ describe('scripts/advisories', () => {
     dir = mkdtempSync(join(tmpdir(), 'app-gateway-scripts-'));
     mkdirSync(join(dir, 'bin'));
     // A cargo that does or does not reach the database, and does or does not find an advisory.
-    writeFileSync(join(dir, 'bin/cargo'), '#!/bin/sh\necho "$*" >> "$ASKED"\ncase "$*" in "deny fetch db") exit "$FETCH";; *) exit "$FOUND";; esac\n', { mode: 0o755 });
+    writeFileSync(
+      join(dir, 'bin/cargo'),
+      '#!/bin/sh\necho "$*" >> "$ASKED"\ncase "$*" in "deny fetch db") exit "$FETCH";; *) exit "$FOUND";; esac\n',
+      { mode: 0o755 },
+    );
   });
   after(() => rmSync(dir, { recursive: true, force: true }));
 
@@ -28,9 +32,22 @@ describe('scripts/advisories', () => {
     writeFileSync(join(home, 'advisory-dbs/db.lock'), '');
     const [seen, asked] = [join(home, 'seen'), join(home, 'asked')];
     if (last !== undefined) writeFileSync(seen, `${last}\n`);
-    const env = { ...process.env, PATH: `${join(dir, 'bin')}:${process.env.PATH}`, CARGO_HOME: home, ADVISORIES_SEEN: seen, ASKED: asked, FETCH: reached ? '0' : '1', FOUND: found ? '1' : '0' };
+    const env = {
+      ...process.env,
+      PATH: `${join(dir, 'bin')}:${process.env.PATH}`,
+      CARGO_HOME: home,
+      ADVISORIES_SEEN: seen,
+      ASKED: asked,
+      FETCH: reached ? '0' : '1',
+      FOUND: found ? '1' : '0',
+    };
     const { code, err } = await run(join(root, 'scripts/advisories'), [], { env });
-    return { code, err, seen: existsSync(seen) ? readFileSync(seen, 'utf8').trim() : undefined, asked: readFileSync(asked, 'utf8') };
+    return {
+      code,
+      err,
+      seen: existsSync(seen) ? readFileSync(seen, 'utf8').trim() : undefined,
+      asked: readFileSync(asked, 'utf8'),
+    };
   }
 
   test('a reachable database is used, and its date recorded', async () => {
@@ -67,7 +84,8 @@ describe('scripts/advisories', () => {
     mkdirSync(join(database, 'crates'), { recursive: true });
     const cargoHome = process.env.CARGO_HOME ?? join(homedir(), '.cargo');
     symlinkSync(join(cargoHome, 'registry'), join(home, 'registry'));
-    const git = (...args) => real('git', ['-C', database, '-c', 'user.name=t', '-c', 'user.email=t@localhost', ...args]);
+    const git = (...args) =>
+      real('git', ['-C', database, '-c', 'user.name=t', '-c', 'user.email=t@localhost', ...args]);
     await git('init', '-q');
     /** The findings if the database has one advisory, for this crate. */
     const advise = async (crate) => {
@@ -80,7 +98,14 @@ describe('scripts/advisories', () => {
       const seen = join(home, 'seen');
       writeFileSync(seen, `${day(1)}\n`);
       // git is redirected, so that the public repository is never contacted.
-      const env = { ...process.env, CARGO_HOME: home, ADVISORIES_SEEN: seen, GIT_CONFIG_COUNT: '1', GIT_CONFIG_KEY_0: `url.file://${home}/none.insteadOf`, GIT_CONFIG_VALUE_0: 'https://github.com/rustsec/advisory-db' };
+      const env = {
+        ...process.env,
+        CARGO_HOME: home,
+        ADVISORIES_SEEN: seen,
+        GIT_CONFIG_COUNT: '1',
+        GIT_CONFIG_KEY_0: `url.file://${home}/none.insteadOf`,
+        GIT_CONFIG_VALUE_0: 'https://github.com/rustsec/advisory-db',
+      };
       return real(join(root, 'scripts/advisories'), [], { env });
     };
     const clean = await advise('no-such-crate-here');

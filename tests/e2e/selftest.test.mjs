@@ -17,7 +17,11 @@ before(async () => {
   world = await openWorld('selftest');
   browser = await openBrowser(world);
   chats = { 2: await startChat(world, 2), 4: await startChat(world, 4) };
-  const upstream = (chat) => ({ endpoints: [`https://${world.upstreamAddress}:${chat.port}`], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' });
+  const upstream = (chat) => ({
+    endpoints: [`https://${world.upstreamAddress}:${chat.port}`],
+    'ca-file': world.ca.crt,
+    'server-name': 'upstream.test',
+  });
   config = await world.plainConfig({
     upstream: { chat: upstream(chats[4]), old: upstream(chats[2]) },
     route: [
@@ -35,17 +39,23 @@ before(async () => {
 after(() => world?.close());
 
 /** The gateway's listeners as origins for a browser. */
-const direct = (n = 0) => { const { host, port } = gateway.listener('internet', n); return `https://${host}:${port}`; };
+const direct = (n = 0) => {
+  const { host, port } = gateway.listener('internet', n);
+  return `https://${host}:${port}`;
+};
 
 /** An nginx in front; `location` configures its requests, `more` those of WebSockets. */
 async function inFront(t, location, more = '') {
   const port = await world.freePort();
   const { host, port: behind } = gateway.listener();
   const { crt, key } = world.certs.gateway;
-  const nginx = await world.nginx(`map $http_upgrade $connection_upgrade { default upgrade; "" ""; }
+  const nginx = await world.nginx(
+    `map $http_upgrade $connection_upgrade { default upgrade; "" ""; }
     server { listen ${world.address}:${port} ssl http2; ssl_certificate ${crt}; ssl_certificate_key ${key};
     location / { proxy_pass https://${host}:${behind}; ${location} }
-    ${more && `location ~ socket { proxy_pass https://${host}:${behind}; ${more} }`} }`, { ports: [[world.address, port]] });
+    ${more && `location ~ socket { proxy_pass https://${host}:${behind}; ${more} }`} }`,
+    { ports: [[world.address, port]] },
+  );
   t.after(() => nginx.stop('SIGTERM'));
   return `https://${world.address}:${port}`;
 }
@@ -55,45 +65,90 @@ const UPGRADE = 'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connec
 
 /** Opens the page and waits for the end of the test: `{ page, steps, verdict, advice, text, id, complaints }`. */
 async function tested(t, origin, { path = PATH, ...options } = {}) {
-  const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1000, height: 1100 }, ...options });
+  const context = await browser.newContext({
+    ignoreHTTPSErrors: true,
+    viewport: { width: 1000, height: 1100 },
+    ...options,
+  });
   t.after(() => context.close());
   const page = await context.newPage();
   page.setDefaultTimeout(60_000);
   const complaints = [];
   page.on('pageerror', (error) => complaints.push(String(error)));
-  page.on('console', (message) => { if (message.type() === 'error') complaints.push(message.text()); });
-  page.on('request', (request) => { if (!request.url().startsWith(origin) && !request.url().startsWith('data:')) complaints.push(request.url()); });
+  page.on('console', (message) => {
+    if (message.type() === 'error') complaints.push(message.text());
+  });
+  page.on('request', (request) => {
+    if (!request.url().startsWith(origin) && !request.url().startsWith('data:')) complaints.push(request.url());
+  });
   await page.goto(origin + path);
-  return { page, context, complaints, ...await result(page) };
+  return { page, context, complaints, ...(await result(page)) };
 }
 
 async function result(page) {
-  const id = await until(async () => `the test to end:\n${await page.locator('main').innerText()}`,
-    () => page.evaluate(() => document.body.dataset.done), { within: 150_000 });
-  const steps = Object.fromEntries(await page.locator('#steps li').evaluateAll((lines) => lines.map((line) => [line.id.replace('step-', ''), line.className])));
+  const id = await until(
+    async () => `the test to end:\n${await page.locator('main').innerText()}`,
+    () => page.evaluate(() => document.body.dataset.done),
+    { within: 150_000 },
+  );
+  const steps = Object.fromEntries(
+    await page
+      .locator('#steps li')
+      .evaluateAll((lines) => lines.map((line) => [line.id.replace('step-', ''), line.className])),
+  );
   const of = (selector) => page.locator(selector).innerText();
-  return { id, steps, verdict: await of('#verdict'), advice: await of('#advice').catch(() => ''), text: await page.locator('#text').textContent(), says: (step) => of(`#step-${step} .says`) };
+  return {
+    id,
+    steps,
+    verdict: await of('#verdict'),
+    advice: await of('#advice').catch(() => ''),
+    text: await page.locator('#text').textContent(),
+    says: (step) => of(`#step-${step} .says`),
+  };
 }
 
-const ALL = { https: 'passed', bodies: 'passed', poll: 'passed', pieces: 'passed', h2: 'passed', h1: 'passed', silence: 'passed', 'long-poll': 'passed', chat: 'passed' };
+const ALL = {
+  https: 'passed',
+  bodies: 'passed',
+  poll: 'passed',
+  pieces: 'passed',
+  h2: 'passed',
+  h1: 'passed',
+  silence: 'passed',
+  'long-poll': 'passed',
+  chat: 'passed',
+};
 
-test('without a proxy everything passes over HTTP/2 and HTTP/1.1, and the ID finds the log lines', { skip }, async (t) => {
-  const { page, steps, verdict, text, id, says, complaints } = await tested(t, direct());
-  assert.deepEqual(steps, ALL, text);
-  assert.equal(verdict, 'Everything that chat needs works from here.');
-  assert.match(await says('h2'), /HTTP\/2/);
-  assert.match(await says('h1'), /HTTP\/1\.1/);
-  assert.match(await says('chat'), /moved to a WebSocket/);
-  assert.match(text, new RegExp(`Id: ${id}`));
-  assert.deepEqual(complaints, []);
-  await page.screenshot({ path: artifact('selftest-light.png'), fullPage: true });
-  const mine = () => gateway.access.filter((line) => line.path?.includes(`test=${id}`));
-  await until(() => 'the lines of its WebSockets', () => mine().filter((line) => line.event === 'tunnel').length >= 4);
-  const sockets = mine().filter((line) => line.event === 'tunnel' && line.upstream === 'self-test');
-  assert.deepEqual(new Set(sockets.map((line) => line.protocol)), new Set(['HTTP/1.1', 'HTTP/2']));
-  assert.ok(sockets.every((line) => line.route === PATH && ['client_closed', 'upstream_closed'].includes(line.close_reason)), JSON.stringify(sockets));
-  assert.ok(mine().some((line) => line.upstream === 'chat'), 'the chat server was asked under the same id');
-});
+test(
+  'without a proxy everything passes over HTTP/2 and HTTP/1.1, and the ID finds the log lines',
+  { skip },
+  async (t) => {
+    const { page, steps, verdict, text, id, says, complaints } = await tested(t, direct());
+    assert.deepEqual(steps, ALL, text);
+    assert.equal(verdict, 'Everything that chat needs works from here.');
+    assert.match(await says('h2'), /HTTP\/2/);
+    assert.match(await says('h1'), /HTTP\/1\.1/);
+    assert.match(await says('chat'), /moved to a WebSocket/);
+    assert.match(text, new RegExp(`Id: ${id}`));
+    assert.deepEqual(complaints, []);
+    await page.screenshot({ path: artifact('selftest-light.png'), fullPage: true });
+    const mine = () => gateway.access.filter((line) => line.path?.includes(`test=${id}`));
+    await until(
+      () => 'the lines of its WebSockets',
+      () => mine().filter((line) => line.event === 'tunnel').length >= 4,
+    );
+    const sockets = mine().filter((line) => line.event === 'tunnel' && line.upstream === 'self-test');
+    assert.deepEqual(new Set(sockets.map((line) => line.protocol)), new Set(['HTTP/1.1', 'HTTP/2']));
+    assert.ok(
+      sockets.every((line) => line.route === PATH && ['client_closed', 'upstream_closed'].includes(line.close_reason)),
+      JSON.stringify(sockets),
+    );
+    assert.ok(
+      mine().some((line) => line.upstream === 'chat'),
+      'the chat server was asked under the same id',
+    );
+  },
+);
 
 test('a listener without HTTP/2 is recognised', { skip }, async (t) => {
   const { steps, text, says } = await tested(t, direct(1));
@@ -131,7 +186,11 @@ test('a proxy that buffers answers is reported without a failure', { skip }, asy
 });
 
 test('a proxy that changes Host is reported', { skip }, async (t) => {
-  const { steps, text, says } = await tested(t, await inFront(t, `${WELL.replace('Host $http_host', 'Host other.example')} ${UPGRADE}`), { path: '/old-test/' });
+  const { steps, text, says } = await tested(
+    t,
+    await inFront(t, `${WELL.replace('Host $http_host', 'Host other.example')} ${UPGRADE}`),
+    { path: '/old-test/' },
+  );
   assert.equal(steps.https, 'noted', text);
   assert.match(await says('https'), /sees the host other\.example/);
 });
@@ -156,7 +215,11 @@ test('a Socket.IO 2 server passes, and one that is down is reported', { skip }, 
 });
 
 test('the page works on a phone and by keyboard, and the result can be copied', { skip }, async (t) => {
-  const { page, context, text } = await tested(t, direct(), { path: '/old-test/', viewport: { width: 375, height: 800 }, colorScheme: 'dark' });
+  const { page, context, text } = await tested(t, direct(), {
+    path: '/old-test/',
+    viewport: { width: 375, height: 800 },
+    colorScheme: 'dark',
+  });
   const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
   assert.ok(wide <= window, `${wide} > ${window}`);
   await page.screenshot({ path: artifact('selftest-phone.png'), fullPage: true });

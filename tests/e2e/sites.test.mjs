@@ -16,17 +16,21 @@ const TIMERS = 9_000;
 const transports = [['polling'], ['polling', 'websocket'], ['websocket']];
 
 let world;
-before(async () => { world = await openWorld('sites'); });
+before(async () => {
+  world = await openWorld('sites');
+});
 after(() => world.close());
 
 /** A chat server that counts received notes by their text. */
 async function chatServer(major, name, port) {
   const chat = await startChat(world, major, { port });
   chat.notes = new Map();
-  chat.io.on('connection', (socket) => socket.on('note', (text, answer) => {
-    chat.notes.set(text, (chat.notes.get(text) ?? 0) + 1);
-    answer(name);
-  }));
+  chat.io.on('connection', (socket) =>
+    socket.on('note', (text, answer) => {
+      chat.notes.set(text, (chat.notes.get(text) ?? 0) + 1);
+      answer(name);
+    }),
+  );
   return chat;
 }
 
@@ -36,11 +40,13 @@ const note = (client, text) => inTime(`the answer to ${text}`, new Promise((done
 // Servers and clients share a process, which may be busy for a second. That must not count as a failed check.
 async function gatewayFor(upstream) {
   const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
-  return world.gateway(await world.plainConfig({
-    upstream: { chat: { ...verified, check: { interval: '200ms', timeout: '10s', rise: 1, fall: 2 }, ...upstream } },
-    route: [{ path: '/socket.io/', upstream: 'chat' }],
-    gateway: { workers: 2 },
-  }));
+  return world.gateway(
+    await world.plainConfig({
+      upstream: { chat: { ...verified, check: { interval: '200ms', timeout: '10s', rise: 1, fall: 2 }, ...upstream } },
+      route: [{ path: '/socket.io/', upstream: 'chat' }],
+      gateway: { workers: 2 },
+    }),
+  );
 }
 
 /** Asserts that all requests of a session came to one server. */
@@ -58,7 +64,10 @@ function assertNoSessionMoved(...chats) {
 /** Asserts that no note was received twice, on any server. */
 function assertOnce(...chats) {
   const all = chats.flatMap((chat) => [...chat.notes]);
-  assert.deepEqual(all.filter(([, count]) => count > 1), []);
+  assert.deepEqual(
+    all.filter(([, count]) => count > 1),
+    [],
+  );
   assert.equal(new Set(all.map(([text]) => text)).size, all.length, 'nor to both');
 }
 
@@ -68,7 +77,8 @@ for (const major of [2, 4]) {
       const [a, b] = [await chatServer(major, 'a'), await chatServer(major, 'b')];
       const gateway = await gatewayFor({ endpoints: [endpoint(a), endpoint(b)], balance: 'least-connections' });
       const clients = [...Array(36).keys()].map((i) =>
-        chatClient(world, gateway, major, { transports: transports[i % 3], reconnection: true }));
+        chatClient(world, gateway, major, { transports: transports[i % 3], reconnection: true }),
+      );
       await Promise.all(clients.map((client) => once(client, 'connect')));
       const homes = await Promise.all(clients.map((client, i) => note(client, `first ${i}`)));
       await until('every upgrade', () => clients.every((c, i) => i % 3 === 0 || c.upgraded()));
@@ -99,10 +109,13 @@ for (const major of [2, 4]) {
       const [a, b] = [await chatServer(major, 'a'), await chatServer(major, 'b')];
       const port = a.port;
       const gateway = await gatewayFor({
-        endpoints: [endpoint(a)], backup: [endpoint(b)], 'failover': { 'failback-after': '2s' },
+        endpoints: [endpoint(a)],
+        backup: [endpoint(b)],
+        failover: { 'failback-after': '2s' },
       });
       const clients = [...Array(12).keys()].map((i) =>
-        chatClient(world, gateway, major, { transports: transports[i % 3], reconnection: true }));
+        chatClient(world, gateway, major, { transports: transports[i % 3], reconnection: true }),
+      );
       await Promise.all(clients.map((client) => once(client, 'connect')));
       assert.deepEqual(new Set(await Promise.all(clients.map((c, i) => note(c, `first ${i}`)))), new Set(['a']));
       assert.equal(b.requests.length, 0);
@@ -113,9 +126,14 @@ for (const major of [2, 4]) {
       assert.deepEqual(new Set(await Promise.all(clients.map((c, i) => note(c, `second ${i}`)))), new Set(['b']));
 
       const revived = await chatServer(major, 'a', port);
-      await until('the return', async () => await gateway.metric('upstream_on_backup{upstream="chat"}') === 0, { within: 10_000 });
-      assert.deepEqual(new Set(await Promise.all(clients.map((c, i) => note(c, `third ${i}`)))), new Set(['b']),
-        'sessions stay where they are until they end');
+      await until('the return', async () => (await gateway.metric('upstream_on_backup{upstream="chat"}')) === 0, {
+        within: 10_000,
+      });
+      assert.deepEqual(
+        new Set(await Promise.all(clients.map((c, i) => note(c, `third ${i}`)))),
+        new Set(['b']),
+        'sessions stay where they are until they end',
+      );
       const fresh = chatClient(world, gateway, major);
       await once(fresh, 'connect');
       assert.equal(await note(fresh, 'fourth'), 'a');
@@ -148,7 +166,10 @@ test('over HTTP/2, a lost session gets an error of Engine.IO', { skip: gatewayOn
   const socket = await webSocket2(session, `/socket.io/?EIO=4&transport=websocket&sid=${lost}`);
   assert.deepEqual([socket.status, socket.headers['gateway-reason']], [400, 'session_lost']);
   assert.equal(b.requests.length, before, 'nobody else was asked');
-  await gateway.accessLine('of the poll', (line) => line.reason === 'session_lost' && line.protocol === 'HTTP/2' && line.status === 400);
+  await gateway.accessLine(
+    'of the poll',
+    (line) => line.reason === 'session_lost' && line.protocol === 'HTTP/2' && line.status === 400,
+  );
 
   assert.equal((await ask2(session, `${open}&sid=${kept}`)).status, 200, 'the connection and other sessions go on');
   assert.equal((await ask2(session, open)).status, 200, 'a new one is opened where there is somebody');

@@ -21,19 +21,31 @@ before(async () => {
     chats[`${major}-mortal`] = await startChat(world, major);
   }
   const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
-  gateway = await world.gateway(await world.plainConfig({
-    upstream: Object.fromEntries(Object.entries(chats).map(([name, chat]) => [
-      `chat-${name}`, { endpoints: [`https://${world.upstreamAddress}:${chat.port}`], ...verified }])),
-    route: [
-      { path: '/socket.io/', upstream: 'chat-2' },
-      ...Object.keys(chats).map((name) => ({ path: `/v${name}/`, upstream: `chat-${name}`, 'strip-prefix': `/v${name}` })),
-    ],
-  }));
+  gateway = await world.gateway(
+    await world.plainConfig({
+      upstream: Object.fromEntries(
+        Object.entries(chats).map(([name, chat]) => [
+          `chat-${name}`,
+          { endpoints: [`https://${world.upstreamAddress}:${chat.port}`], ...verified },
+        ]),
+      ),
+      route: [
+        { path: '/socket.io/', upstream: 'chat-2' },
+        ...Object.keys(chats).map((name) => ({
+          path: `/v${name}/`,
+          upstream: `chat-${name}`,
+          'strip-prefix': `/v${name}`,
+        })),
+      ],
+    }),
+  );
 });
 after(() => world.close());
 
-const connect = (name, options) => chatClient(world, gateway, Number(name[0]), { path: `/v${name}/socket.io`, ...options });
-const ask = (client, event, ...args) => inTime(`the answer to ${event}`, new Promise((done) => client.emit(event, ...args, done)));
+const connect = (name, options) =>
+  chatClient(world, gateway, Number(name[0]), { path: `/v${name}/socket.io`, ...options });
+const ask = (client, event, ...args) =>
+  inTime(`the answer to ${event}`, new Promise((done) => client.emit(event, ...args, done)));
 
 test('works at the root path without stripping, as Hybrid Chat deploys it', async () => {
   const client = chatClient(world, gateway, 2);
@@ -53,8 +65,14 @@ for (const major of [2, 4]) {
       await until('the upgrade', client.upgraded);
       // From the server's record, because the client may have finished both before its `connect` event.
       const mine = chats[major].requests.filter((r) => r.sid === client.io.engine.id);
-      assert.ok(mine.some((r) => !r.upgrade), 'a poll came first');
-      assert.ok(mine.some((r) => r.upgrade), 'then the upgrade');
+      assert.ok(
+        mine.some((r) => !r.upgrade),
+        'a poll came first',
+      );
+      assert.ok(
+        mine.some((r) => r.upgrade),
+        'then the upgrade',
+      );
       assert.equal(await ask(client, 'transport'), 'websocket', 'the server agrees');
       client.close();
     });
@@ -102,7 +120,10 @@ for (const major of [2, 4]) {
         if (i % 5 === 0) await until('the upgrade', client.upgraded);
         client.close();
       }
-      await until('the server to have seen them all go', () => ![...chats[major].sockets].some((s) => mine.has(s.conn.id)));
+      await until(
+        'the server to have seen them all go',
+        () => ![...chats[major].sockets].some((s) => mine.has(s.conn.id)),
+      );
       assert.equal(mine.size, 50);
     });
 
@@ -111,7 +132,9 @@ for (const major of [2, 4]) {
       await once(client, 'connect');
       const sid = client.io.engine.id;
       let heard = 0;
-      client.on('said', () => { heard += 1; });
+      client.on('said', () => {
+        heard += 1;
+      });
       for (let i = 0; i < 20; i++) {
         client.emit('say', `line ${i}`);
         await until('it to come round', () => heard === i + 1);
@@ -138,7 +161,9 @@ for (const major of [2, 4]) {
       const client = connect(plain);
       await once(client, 'connect');
       let lost = false;
-      client.on('disconnect', () => { lost = true; });
+      client.on('disconnect', () => {
+        lost = true;
+      });
       // A session ends after 9 s without a heartbeat. Eleven seconds show that heartbeats pass.
       const since = Date.now();
       await until('the time to pass', () => lost || Date.now() - since > 11_000, { within: 15_000, every: 100 });
@@ -150,15 +175,32 @@ for (const major of [2, 4]) {
       test(`the server soon notices a client killed on ${transport}`, async () => {
         const { host, port } = gateway.listener();
         const { url } = import.meta;
-        const child = spawn(process.execPath, ['--input-type=module', '--eval', `
+        const child = spawn(
+          process.execPath,
+          [
+            '--input-type=module',
+            '--eval',
+            `
           import { createRequire } from 'node:module';
           const io = ${major === 2 ? "createRequire(process.argv[1])('socket.io-client-v2')" : "createRequire(process.argv[1])('socket.io-client').io"};
           const client = io(process.argv[2], { path: process.argv[3], transports: [process.argv[4]], reconnection: false });
           client.on('connect', () => console.log(client.io.engine.id));
-        `, new URL('./package.json', url).pathname, `https://${host}:${port}`, `/v${plain}/socket.io`, transport],
-        { env: { ...process.env, NODE_EXTRA_CA_CERTS: world.ca.crt }, stdio: ['ignore', 'pipe', 'inherit'], cwd: root });
+        `,
+            new URL('./package.json', url).pathname,
+            `https://${host}:${port}`,
+            `/v${plain}/socket.io`,
+            transport,
+          ],
+          {
+            env: { ...process.env, NODE_EXTRA_CA_CERTS: world.ca.crt },
+            stdio: ['ignore', 'pipe', 'inherit'],
+            cwd: root,
+          },
+        );
         const sid = String((await once(child.stdout, 'data'))[0]).trim();
-        const socket = await until('the server to have it', () => [...chats[major].sockets].find((s) => s.conn.id === sid));
+        const socket = await until('the server to have it', () =>
+          [...chats[major].sockets].find((s) => s.conn.id === sid),
+        );
         if (transport === 'polling') {
           // In version 4 the first poll opens the session; the next one hangs until there is a packet.
           const polls = () => chats[major].requests.filter((r) => r.sid === sid && r.method === 'GET');

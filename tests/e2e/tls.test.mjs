@@ -24,9 +24,11 @@ before(async () => {
   const endpoints = [origin.url];
   const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
   const { pin: wrongPin } = world.certs.gateway;
-  const pinned = (pin) => (isReference ? { ...verified, ...(pin === wrongPin && { 'ca-file': stranger.crt }) } : { pin: [pin] });
+  const pinned = (pin) =>
+    isReference ? { ...verified, ...(pin === wrongPin && { 'ca-file': stranger.crt }) } : { pin: [pin] };
   const route = [{ path: '/', upstream: 'good' }];
-  for (const name of ['two', 'strict', 'required', 'optional', 'h1']) listen[name] = `${world.address}:${await world.freePort()}`;
+  for (const name of ['two', 'strict', 'required', 'optional', 'h1'])
+    listen[name] = `${world.address}:${await world.freePort()}`;
   listen.redirect = `${world.address}:${await world.freePort()}`;
   listen.redirect443 = `${world.address}:${await world.freePort()}`;
   world.namesOf = { main: world.certs.gateway.names, other: other.names };
@@ -53,11 +55,27 @@ before(async () => {
           { listen: listen.redirect, 'redirect-to-https': 8443 },
           { listen: listen.redirect443, 'redirect-to-https': 443 },
         ],
-        route: [...route, ...['wrong-ca', 'wrong-name', 'by-address', 'pin-ok', 'pin-wrong', 'blind'].map((name) => ({ path: `/${name}/`, upstream: name, 'strip-prefix': `/${name}` }))],
+        route: [
+          ...route,
+          ...['wrong-ca', 'wrong-name', 'by-address', 'pin-ok', 'pin-wrong', 'blind'].map((name) => ({
+            path: `/${name}/`,
+            upstream: name,
+            'strip-prefix': `/${name}`,
+          })),
+        ],
       },
-      strict: { certificates: ['main', 'other'], 'unknown-sni': 'refuse', listener: [{ listen: listen.strict }], route },
+      strict: {
+        certificates: ['main', 'other'],
+        'unknown-sni': 'refuse',
+        listener: [{ listen: listen.strict }],
+        route,
+      },
       required: { certificates: ['main'], listener: [{ listen: listen.required, 'client-ca': clientCa.crt }], route },
-      optional: { certificates: ['main'], listener: [{ listen: listen.optional, 'client-ca': clientCa.crt, 'client-certificate': 'optional' }], route },
+      optional: {
+        certificates: ['main'],
+        listener: [{ listen: listen.optional, 'client-ca': clientCa.crt, 'client-certificate': 'optional' }],
+        route,
+      },
       h1: { certificates: ['main'], listener: [{ listen: listen.h1, http2: false }], route },
     },
   });
@@ -69,17 +87,32 @@ const ask = (path, options) => curl(world, gateway, path, { listener: gateway.li
 /** Makes a handshake and returns its outcome. */
 async function shake(profile, { servername = 'localhost', request, ...options } = {}) {
   const { host, port } = gateway.listener(profile);
-  const socket = tls.connect({ host, port, servername, ca: world.ca.text, checkServerIdentity: () => undefined, ...options });
+  const socket = tls.connect({
+    host,
+    port,
+    servername,
+    ca: world.ca.text,
+    checkServerIdentity: () => undefined,
+    ...options,
+  });
   let session;
-  socket.on('session', (s) => { session = s; });
+  socket.on('session', (s) => {
+    session = s;
+  });
   let text = '';
-  socket.on('data', (d) => { text += d.toString('latin1'); });
+  socket.on('data', (d) => {
+    text += d.toString('latin1');
+  });
   try {
     await inTime('the handshake', new Promise((done, fail) => socket.once('secureConnect', done).once('error', fail)));
     socket.on('error', () => {});
     const result = {
-      protocol: socket.getProtocol(), alpn: socket.alpnProtocol, subject: socket.getPeerCertificate().subject?.CN,
-      reused: socket.isSessionReused(), cipher: socket.getCipher().name, curve: socket.getEphemeralKeyInfo(),
+      protocol: socket.getProtocol(),
+      alpn: socket.alpnProtocol,
+      subject: socket.getPeerCertificate().subject?.CN,
+      reused: socket.isSessionReused(),
+      cipher: socket.getCipher().name,
+      curve: socket.getEphemeralKeyInfo(),
     };
     if (request !== false && result.alpn !== 'h2') {
       socket.write('GET /seen HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n');
@@ -93,9 +126,16 @@ async function shake(profile, { servername = 'localhost', request, ...options } 
 }
 
 describe('TLS to clients', () => {
-  for (const [flag, name] of [['-tls1', 'TLS 1.0'], ['-tls1_1', 'TLS 1.1']]) {
+  for (const [flag, name] of [
+    ['-tls1', 'TLS 1.0'],
+    ['-tls1_1', 'TLS 1.1'],
+  ]) {
     test(`${name} is refused by the gateway`, async () => {
-      const result = await run('openssl', ['s_client', '-connect', listen.two, '-servername', 'localhost', flag, '-cipher', 'ALL:@SECLEVEL=0'], { input: '' });
+      const result = await run(
+        'openssl',
+        ['s_client', '-connect', listen.two, '-servername', 'localhost', flag, '-cipher', 'ALL:@SECLEVEL=0'],
+        { input: '' },
+      );
       assert.notEqual(result.code, 0);
       // The alert must come from the gateway, not from a client that refuses to try. Its description depends on the
       // first parameter that the old ClientHello lacks.
@@ -103,9 +143,30 @@ describe('TLS to clients', () => {
     });
   }
 
-  for (const [flag, name] of [['-tls1_2', 'TLSv1.2'], ['-tls1_3', 'TLSv1.3']]) {
+  for (const [flag, name] of [
+    ['-tls1_2', 'TLSv1.2'],
+    ['-tls1_3', 'TLSv1.3'],
+  ]) {
     test(`${name}, chain and name verified by openssl`, async () => {
-      const result = await run('openssl', ['s_client', '-connect', listen.two, '-servername', 'chat.test', flag, '-CAfile', world.ca.crt, '-verify_hostname', 'chat.test', '-verify_return_error', '-alpn', 'http/1.1'], { input: '' });
+      const result = await run(
+        'openssl',
+        [
+          's_client',
+          '-connect',
+          listen.two,
+          '-servername',
+          'chat.test',
+          flag,
+          '-CAfile',
+          world.ca.crt,
+          '-verify_hostname',
+          'chat.test',
+          '-verify_return_error',
+          '-alpn',
+          'http/1.1',
+        ],
+        { input: '' },
+      );
       assert.equal(result.code, 0, result.err);
       assert.match(result.out, new RegExp(`New, ${name}`));
       assert.match(result.out, /Verify return code: 0 \(ok\)/);
@@ -126,7 +187,11 @@ describe('TLS to clients', () => {
 
   test('a client without SNI gets the default certificate', async () => {
     assert.equal((await shake('two', { servername: '' })).subject, 'gateway');
-    const result = await run('openssl', ['s_client', '-connect', listen.two, '-noservername', '-CAfile', world.ca.crt], { input: '' });
+    const result = await run(
+      'openssl',
+      ['s_client', '-connect', listen.two, '-noservername', '-CAfile', world.ca.crt],
+      { input: '' },
+    );
     assert.match(result.out, /subject=CN = gateway/);
   });
 
@@ -141,22 +206,38 @@ describe('TLS to clients', () => {
     assert.equal((await shake('two', { servername: 'unknown.test' })).subject, 'gateway');
     for (const version of ['TLSv1.2', 'TLSv1.3']) {
       const limits = { minVersion: version, maxVersion: version };
-      await assert.rejects(shake('strict', { servername: 'unknown.test', ...limits }), isReference ? /alert/i : /unrecognized.name/i, version);
+      await assert.rejects(
+        shake('strict', { servername: 'unknown.test', ...limits }),
+        isReference ? /alert/i : /unrecognized.name/i,
+        version,
+      );
     }
     assert.equal((await shake('strict', { servername: 'other.test' })).subject, 'other');
   });
 
-  test('without SNI there is a default certificate even where unknown names are refused', { skip: gatewayOnly }, async () => {
-    assert.equal((await shake('strict', { servername: '' })).subject, 'gateway');
-  });
+  test(
+    'without SNI there is a default certificate even where unknown names are refused',
+    { skip: gatewayOnly },
+    async () => {
+      assert.equal((await shake('strict', { servername: '' })).subject, 'gateway');
+    },
+  );
 
   for (const version of ['TLSv1.2', 'TLSv1.3']) {
     test(`the client's signature algorithms select RSA or ECDSA, ${version}`, async () => {
       const both = { minVersion: version, maxVersion: version };
       if (!isReference) assert.equal((await shake('two', both)).subject, 'gateway', 'ECDSA is preferred');
-      const rsa = await shake('two', { ...both, sigalgs: 'RSA-PSS+SHA256:RSA+SHA256', ...(version === 'TLSv1.2' && { ciphers: 'ECDHE-RSA-AES128-GCM-SHA256' }) });
+      const rsa = await shake('two', {
+        ...both,
+        sigalgs: 'RSA-PSS+SHA256:RSA+SHA256',
+        ...(version === 'TLSv1.2' && { ciphers: 'ECDHE-RSA-AES128-GCM-SHA256' }),
+      });
       assert.deepEqual([rsa.subject, rsa.status], ['gateway-rsa', 200]);
-      const ecdsa = await shake('two', { ...both, sigalgs: 'ECDSA+SHA256', ...(version === 'TLSv1.2' && { ciphers: 'ECDHE-ECDSA-AES128-GCM-SHA256' }) });
+      const ecdsa = await shake('two', {
+        ...both,
+        sigalgs: 'ECDSA+SHA256',
+        ...(version === 'TLSv1.2' && { ciphers: 'ECDHE-ECDSA-AES128-GCM-SHA256' }),
+      });
       assert.deepEqual([ecdsa.subject, ecdsa.status], ['gateway', 200]);
     });
   }
@@ -191,12 +272,19 @@ describe('TLS to clients', () => {
     assert.notEqual(second.status, 200, 'no client certificate was ever shown');
   });
 
-  test('X25519MLKEM768', {
-    skip: isReference ? gatewayOnly : Number(process.versions.openssl.split('.', 2).join('.')) < 3.5 && `the OpenSSL ${process.versions.openssl} of this Node cannot offer it; the browser test does`,
-  }, async () => {
-    const got = await shake('two', { ecdhCurve: 'X25519MLKEM768', minVersion: 'TLSv1.3' });
-    assert.equal(got.status, 200);
-  });
+  test(
+    'X25519MLKEM768',
+    {
+      skip: isReference
+        ? gatewayOnly
+        : Number(process.versions.openssl.split('.', 2).join('.')) < 3.5 &&
+          `the OpenSSL ${process.versions.openssl} of this Node cannot offer it; the browser test does`,
+    },
+    async () => {
+      const got = await shake('two', { ecdhCurve: 'X25519MLKEM768', minVersion: 'TLSv1.3' });
+      assert.equal(got.status, 200);
+    },
+  );
 
   test('X25519 and P-256 are the other groups', async () => {
     assert.equal((await shake('two', { ecdhCurve: 'X25519', maxVersion: 'TLSv1.2' })).curve.name, 'X25519');
@@ -221,31 +309,45 @@ describe('client certificates', () => {
     test(`required, ${version}`, async () => {
       assert.equal(await outcome('required', { ...both, ...pair(mine()) }), 200);
       assert.notEqual(await outcome('required', both), 200);
-      assert.notEqual(await outcome('required', { ...both, ...pair(stranger.issue('forged', ['client.test'], { client: true })) }), 200);
+      assert.notEqual(
+        await outcome('required', { ...both, ...pair(stranger.issue('forged', ['client.test'], { client: true })) }),
+        200,
+      );
     });
 
     test(`optional, ${version}`, async () => {
       assert.equal(await outcome('optional', { ...both, ...pair(mine()) }), 200);
       assert.equal(await outcome('optional', both), 200);
-      assert.notEqual(await outcome('optional', { ...both, ...pair(stranger.issue('forged', ['client.test'], { client: true })) }), 200);
+      assert.notEqual(
+        await outcome('optional', { ...both, ...pair(stranger.issue('forged', ['client.test'], { client: true })) }),
+        200,
+      );
     });
   }
 
   test('a refused certificate has its line in the log', { skip: gatewayOnly }, async () => {
     const before = gateway.access.length;
     await outcome('required', {});
-    const line = await until('the line', () => gateway.access.slice(before).find((l) => l.event === 'rejected' && l.profile === 'required'));
+    const line = await until('the line', () =>
+      gateway.access.slice(before).find((l) => l.event === 'rejected' && l.profile === 'required'),
+    );
     assert.equal(line.reason, 'tls_handshake_failed');
   });
 });
 
 describe('plain HTTP', () => {
-  const plain = (address, text) => new Promise((done, fail) => {
-    const [host, port] = address.split(':');
-    const socket = net.connect(Number(port), host, () => socket.write(text));
-    let got = '';
-    socket.on('data', (d) => { got += d.toString('latin1'); }).on('close', () => done(got)).on('error', fail);
-  });
+  const plain = (address, text) =>
+    new Promise((done, fail) => {
+      const [host, port] = address.split(':');
+      const socket = net.connect(Number(port), host, () => socket.write(text));
+      let got = '';
+      socket
+        .on('data', (d) => {
+          got += d.toString('latin1');
+        })
+        .on('close', () => done(got))
+        .on('error', fail);
+    });
 
   test('a TLS port answers 400 with the reason', async () => {
     const got = parseHead(await inTime('the answer', plain(listen.two, 'GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n')));
@@ -258,10 +360,19 @@ describe('plain HTTP', () => {
     assert.doesNotMatch(got, / 200 /);
   });
 
-  const redirected = (address, path, headers) => inTime('the redirect', new Promise((done, fail) => {
-    const [host, port] = address.split(':');
-    http.get({ host, port, path, headers, agent: false }, (res) => { res.resume(); done(res); }).on('error', fail);
-  }));
+  const redirected = (address, path, headers) =>
+    inTime(
+      'the redirect',
+      new Promise((done, fail) => {
+        const [host, port] = address.split(':');
+        http
+          .get({ host, port, path, headers, agent: false }, (res) => {
+            res.resume();
+            done(res);
+          })
+          .on('error', fail);
+      }),
+    );
 
   test('a redirect listener redirects to the same URL under https', async () => {
     const answer = await redirected(listen.redirect, '/customer-gadget/?a=%2Fb', { Host: 'chat.test:8080' });
@@ -270,7 +381,10 @@ describe('plain HTTP', () => {
   });
 
   test('a redirect to port 443 names no port', { skip: gatewayOnly }, async () => {
-    assert.equal((await redirected(listen.redirect443, '/x', { Host: 'chat.test' })).headers.location, 'https://chat.test/x');
+    assert.equal(
+      (await redirected(listen.redirect443, '/x', { Host: 'chat.test' })).headers.location,
+      'https://chat.test/x',
+    );
   });
 });
 
@@ -296,13 +410,17 @@ describe('verification of upstreams', () => {
     });
   }
 
-  test('verify = "none" is reported at the start and in the metrics, for that upstream only', { skip: gatewayOnly }, async () => {
-    assert.match(gateway.stderr, /blind/);
-    assert.doesNotMatch(gateway.stderr, /pin-ok.*verif/);
-    const { status, body } = await gateway.admin('/metrics');
-    assert.equal(status, 200);
-    assert.match(body, /^app_gateway_upstream_unverified\{upstream="blind"\} 1$/m);
-    assert.match(body, /^app_gateway_upstream_unverified\{upstream="good"\} 0$/m);
-    assert.match(body, /^app_gateway_upstream_unverified\{upstream="pin-ok"\} 0$/m);
-  });
+  test(
+    'verify = "none" is reported at the start and in the metrics, for that upstream only',
+    { skip: gatewayOnly },
+    async () => {
+      assert.match(gateway.stderr, /blind/);
+      assert.doesNotMatch(gateway.stderr, /pin-ok.*verif/);
+      const { status, body } = await gateway.admin('/metrics');
+      assert.equal(status, 200);
+      assert.match(body, /^app_gateway_upstream_unverified\{upstream="blind"\} 1$/m);
+      assert.match(body, /^app_gateway_upstream_unverified\{upstream="good"\} 0$/m);
+      assert.match(body, /^app_gateway_upstream_unverified\{upstream="pin-ok"\} 0$/m);
+    },
+  );
 });

@@ -15,7 +15,9 @@ import { once, until } from './lib/wait.mjs';
 
 const skip = gatewayOnly;
 
-let world, origin, number = 0;
+let world,
+  origin,
+  number = 0;
 
 before(async () => {
   if (isReference) return;
@@ -43,13 +45,26 @@ const verified = () => ({ 'ca-file': world.ca.crt, 'server-name': 'upstream.test
 const toOrigin = () => ({ origin: { endpoints: [`https://${world.upstreamAddress}:${origin.port}`], ...verified() } });
 
 async function gatewayWith(settings) {
-  return world.gateway(await world.plainConfig({ upstream: toOrigin(), route: routes, gateway: { workers: 2, ...settings } }));
+  return world.gateway(
+    await world.plainConfig({ upstream: toOrigin(), route: routes, gateway: { workers: 2, ...settings } }),
+  );
 }
 
 /** One handshake of openssl: whether a session was resumed, and that a request was answered. */
 async function shake(gateway, version, session, { keeps = false } = {}) {
   const { host, port } = gateway.listener();
-  const args = ['s_client', '-connect', `${host}:${port}`, '-servername', 'localhost', `-${version}`, '-CAfile', world.ca.crt, '-verify_return_error', '-ign_eof'];
+  const args = [
+    's_client',
+    '-connect',
+    `${host}:${port}`,
+    '-servername',
+    'localhost',
+    `-${version}`,
+    '-CAfile',
+    world.ca.crt,
+    '-verify_return_error',
+    '-ign_eof',
+  ];
   args.push(keeps ? '-sess_out' : '-sess_in', session);
   const input = 'GET /origin/who HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n';
   const { out, err } = await run('openssl', args, { input, within: 20_000 });
@@ -63,7 +78,10 @@ describe('sessions of TLS', { skip }, () => {
   for (const version of ['tls1_2', 'tls1_3']) {
     test(`are resumed on the other gateway, ${version}`, async () => {
       const file = keep([await secret()]);
-      const [a, b] = [await gatewayWith({ 'shared-secret-file': file }), await gatewayWith({ 'shared-secret-file': file })];
+      const [a, b] = [
+        await gatewayWith({ 'shared-secret-file': file }),
+        await gatewayWith({ 'shared-secret-file': file }),
+      ];
       const stranger = await gatewayWith({ 'shared-secret-file': keep([await secret()]) });
       const alone = await gatewayWith({});
       const session = join(world.dir, `${version}.session`);
@@ -87,7 +105,7 @@ describe('sessions of TLS', { skip }, () => {
     const turn = async (lines) => {
       const before = await generation();
       keep(lines, file);
-      await until('the new secret to be used', async () => await generation() > before);
+      await until('the new secret to be used', async () => (await generation()) > before);
     };
     assert.equal(await shake(gateway, 'tls1_3', session, { keeps: true }), 'New');
     await turn([next, old]);
@@ -143,11 +161,16 @@ describe('the sticky cookie', { skip }, () => {
   before(async () => {
     [a, b] = [await startChat(world, 4), await startChat(world, 4)];
     at = (chat) => `https://${world.upstreamAddress}:${chat.port}`;
-    const gateway = async (file) => world.gateway(await world.plainConfig({
-      upstream: { chat: { endpoints: [at(a), at(b)], balance: 'weighted', 'sticky-cookie': '__Host-affinity', ...verified() } },
-      route: [{ path: '/socket.io/', upstream: 'chat' }],
-      gateway: { workers: 2, 'shared-secret-file': file },
-    }));
+    const gateway = async (file) =>
+      world.gateway(
+        await world.plainConfig({
+          upstream: {
+            chat: { endpoints: [at(a), at(b)], balance: 'weighted', 'sticky-cookie': '__Host-affinity', ...verified() },
+          },
+          route: [{ path: '/socket.io/', upstream: 'chat' }],
+          gateway: { workers: 2, 'shared-secret-file': file },
+        }),
+      );
     const file = keep([await secret()]);
     [here, there, stranger] = [await gateway(file), await gateway(file), await gateway(keep([await secret()]))];
   });
@@ -201,12 +224,22 @@ describe('the sticky cookie', { skip }, () => {
 
   test('works over HTTP/2', async () => {
     const session = await connect2(world, here);
-    const request = (path, headers = {}) => new Promise((done, fail) => {
-      const stream = session.request({ ':path': path, ...headers });
-      let head, body = '';
-      stream.on('response', (h) => { head = h; });
-      stream.setEncoding('utf8').on('data', (d) => { body += d; }).on('error', fail).on('end', () => done({ headers: head, body }));
-    });
+    const request = (path, headers = {}) =>
+      new Promise((done, fail) => {
+        const stream = session.request({ ':path': path, ...headers });
+        let head,
+          body = '';
+        stream.on('response', (h) => {
+          head = h;
+        });
+        stream
+          .setEncoding('utf8')
+          .on('data', (d) => {
+            body += d;
+          })
+          .on('error', fail)
+          .on('end', () => done({ headers: head, body }));
+      });
     const first = await request(open);
     const set = cookieOf(first);
     const home = homeOf(opened(first));
@@ -223,7 +256,10 @@ describe('the sticky cookie', { skip }, () => {
     const homeIn = (text) => homeOf(JSON.parse(text.toString().slice(1)).sid);
     const plain = async (gateway, cookie) => {
       const { host, port } = gateway.listener();
-      const ws = new WebSocket(`wss://${host}:${port}${direct}`, { ca: world.ca.text, headers: cookie ? { cookie } : {} });
+      const ws = new WebSocket(`wss://${host}:${port}${direct}`, {
+        ca: world.ca.text,
+        headers: cookie ? { cookie } : {},
+      });
       const [[answer], [first]] = await Promise.all([once(ws, 'upgrade'), once(ws, 'message')]);
       const home = homeIn(first);
       ws.terminate();
@@ -236,10 +272,16 @@ describe('the sticky cookie', { skip }, () => {
       session.destroy();
       return { status: ws.status, set: cookieOf(ws), home };
     };
-    for (const [open, status] of [[plain, 101], [over2, 200]]) {
+    for (const [open, status] of [
+      [plain, 101],
+      [over2, 200],
+    ]) {
       const first = await open(here);
       assert.equal(first.status, status);
-      assert.match(first.set, /^__Host-affinity=[A-Za-z0-9+/]{48}; Path=\/; Secure; HttpOnly; SameSite=None; Partitioned$/);
+      assert.match(
+        first.set,
+        /^__Host-affinity=[A-Za-z0-9+/]{48}; Path=\/; Secure; HttpOnly; SameSite=None; Partitioned$/,
+      );
       for (let i = 0; i < 3; i++) {
         for (const back of [plain, over2]) {
           const { home, set } = await back(there, pair(first.set));
@@ -280,7 +322,11 @@ describe('two gateways that compare their configurations', { skip }, () => {
     const config = await world.plainConfig({
       upstream: {
         ...toOrigin(),
-        twin: { endpoints: [`https://${world.address}:${ports.other}`], 'ca-file': world.ca.crt, 'server-name': 'localhost' },
+        twin: {
+          endpoints: [`https://${world.address}:${ports.other}`],
+          'ca-file': world.ca.crt,
+          'server-name': 'localhost',
+        },
       },
       profile: { timeouts: { header: '10s' } },
       route: [...routes, { path: '/drift', drift: true }],
@@ -300,13 +346,21 @@ describe('two gateways that compare their configurations', { skip }, () => {
 
   const drift = (gateway, ...more) => run(binary(), ['drift', '-c', gateway.directory, ...more]);
   /** The output and exit code of the command, once it contains `wanted`. */
-  const says = (gateway, wanted, code) => until(() => `${wanted} of\n${gateway.stderr}`, async () => {
-    const said = await drift(gateway);
-    return wanted.test(said.out) && said.code === code && said;
-  }, { within: 20_000 });
+  const says = (gateway, wanted, code) =>
+    until(
+      () => `${wanted} of\n${gateway.stderr}`,
+      async () => {
+        const said = await drift(gateway);
+        return wanted.test(said.out) && said.code === code && said;
+      },
+      { within: 20_000 },
+    );
   const labelled = async (gateway, name) => {
     const { body } = await gateway.admin('/metrics');
-    return body.split('\n').filter((line) => line.startsWith(`app_gateway_peer_${name}`)).map((line) => line.replace(/,?peer="[^"]*"/, ''));
+    return body
+      .split('\n')
+      .filter((line) => line.startsWith(`app_gateway_peer_${name}`))
+      .map((line) => line.replace(/,?peer="[^"]*"/, ''));
   };
   const changed = (gateway, edit) => {
     const next = structuredClone(gateway.config);
@@ -326,7 +380,9 @@ describe('two gateways that compare their configurations', { skip }, () => {
 
   test('name changed settings, each with its own value', async () => {
     const before = structuredClone(b.config);
-    changed(b, (config) => { config.profile.internet.timeouts.header = '11s'; });
+    changed(b, (config) => {
+      config.profile.internet.timeouts.header = '11s';
+    });
     const line = /configuration: profile\.internet\.timeouts\.header differs, here "1[01]s" \(.*gateway\.toml:\d+\)/;
     assert.match((await says(a, line, 1)).out, /here "10s"/);
     assert.match((await says(b, line, 1)).out, /here "11s"/);
@@ -346,24 +402,31 @@ describe('two gateways that compare their configurations', { skip }, () => {
 
   test('keep their metrics over a reload, until the comparison is removed', async () => {
     const before = structuredClone(a.config);
-    const seriesOf = async (peer) => (await a.admin('/metrics')).body.split('\n').filter((line) => line.includes(`peer="${peer}"`)).length;
+    const seriesOf = async (peer) =>
+      (await a.admin('/metrics')).body.split('\n').filter((line) => line.includes(`peer="${peer}"`)).length;
     const reload = async (edit) => {
       const served = await a.metric('config_generation');
       changed(a, edit);
       const outcome = await a.post(); // unless the watcher was faster
       assert.equal(outcome.status, 200, JSON.stringify(outcome));
-      assert.ok(await a.metric('config_generation') > served);
+      assert.ok((await a.metric('config_generation')) > served);
     };
     const [, twin] = before.upstream.twin.endpoints[0].split('//');
     const other = `${world.address}:${await world.freePort()}`;
     assert.equal(await seriesOf(twin), 7);
     // Checked at once, because the next comparison is a second away.
-    await reload((config) => { config.profile.internet.timeouts['body-idle'] = '31s'; });
+    await reload((config) => {
+      config.profile.internet.timeouts['body-idle'] = '31s';
+    });
     assert.equal(await seriesOf(twin), 7, 'of a gateway that stays');
-    await reload((config) => { config.upstream.twin.endpoints = [`https://${other}`]; });
+    await reload((config) => {
+      config.upstream.twin.endpoints = [`https://${other}`];
+    });
     assert.equal(await seriesOf(twin), 0, 'of one that was replaced');
-    await until('the other one to be asked', async () => await seriesOf(other) > 0);
-    await reload((config) => { delete config.gateway.drift; });
+    await until('the other one to be asked', async () => (await seriesOf(other)) > 0);
+    await reload((config) => {
+      delete config.gateway.drift;
+    });
     assert.equal(await seriesOf(other), 0, 'nobody is compared');
     a.write(before);
     await says(a, /alike/, 0);
@@ -384,20 +447,39 @@ describe('two gateways that compare their configurations', { skip }, () => {
   });
 
   test('hide the comparison from requests without the secret', async () => {
-    const plain = (answer) => [answer.status, answer.headers['gateway-reason'],
-      Object.keys(answer.headers), answer.body.toString().replace(/request: .*/, '')];
-    const nothing = { GET: plain(await ask(world, a.listener(), '/nothing')), POST: plain(await ask(world, a.listener(), '/nothing', { method: 'POST', body: 'x' })) };
+    const plain = (answer) => [
+      answer.status,
+      answer.headers['gateway-reason'],
+      Object.keys(answer.headers),
+      answer.body.toString().replace(/request: .*/, ''),
+    ];
+    const nothing = {
+      GET: plain(await ask(world, a.listener(), '/nothing')),
+      POST: plain(await ask(world, a.listener(), '/nothing', { method: 'POST', body: 'x' })),
+    };
     assert.deepEqual(nothing.GET.slice(0, 2), [404, 'no_route']);
     const now = Math.floor(Date.now() / 1000);
     for (const question of [undefined, '', 'x', `1 ${now} ${'0'.repeat(32)} ${'0'.repeat(64)}`, '1 '.repeat(200)]) {
       for (const method of ['GET', 'POST']) {
         const headers = question === undefined ? {} : { 'gateway-drift': question };
-        const answer = await ask(world, a.listener(), '/drift', { method, headers, body: method === 'POST' ? 'x' : undefined });
+        const answer = await ask(world, a.listener(), '/drift', {
+          method,
+          headers,
+          body: method === 'POST' ? 'x' : undefined,
+        });
         assert.deepEqual(plain(answer), nothing[method], question);
       }
     }
-    const upgrade = { connection: 'upgrade', upgrade: 'websocket', 'sec-websocket-version': '13', 'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==' };
-    const refused = [await ask(world, a.listener(), '/drift', { headers: upgrade }), await ask(world, a.listener(), '/nothing', { headers: upgrade })];
+    const upgrade = {
+      connection: 'upgrade',
+      upgrade: 'websocket',
+      'sec-websocket-version': '13',
+      'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==',
+    };
+    const refused = [
+      await ask(world, a.listener(), '/drift', { headers: upgrade }),
+      await ask(world, a.listener(), '/nothing', { headers: upgrade }),
+    ];
     assert.deepEqual(plain(refused[0]), plain(refused[1]));
   });
 
@@ -414,13 +496,20 @@ describe('two gateways that compare their configurations', { skip }, () => {
     await says(a, /alike/, 0);
     const words = [a.stderr, b.stderr, (await drift(a, '--json')).out, (await a.admin('/status')).body].join('\n');
     for (const line of [one, two]) {
-      for (const form of [line, Buffer.from(line, 'base64').toString('hex')]) assert.ok(!words.includes(form.slice(0, 12)));
+      for (const form of [line, Buffer.from(line, 'base64').toString('hex')])
+        assert.ok(!words.includes(form.slice(0, 12)));
     }
   });
 
   test('report a wrong clock, and compare again once it is right', async () => {
     const library = join(b.directory, '..', 'clock.so');
-    const made = await run('gcc', ['-shared', '-fPIC', '-o', library, new URL('lib/clock.c', import.meta.url).pathname]);
+    const made = await run('gcc', [
+      '-shared',
+      '-fPIC',
+      '-o',
+      library,
+      new URL('lib/clock.c', import.meta.url).pathname,
+    ]);
     assert.equal(made.code, 0, made.err);
     await b.stop();
     const admin = b.adminAddress;
@@ -428,18 +517,29 @@ describe('two gateways that compare their configurations', { skip }, () => {
     const early = await started({ LD_PRELOAD: library, CLOCK_OFFSET: '600' });
     try {
       await says(a, /clock, .*its clock is (599|600|601) s ahead/, 4);
-      const here = await until('the other one to notice it too', async () => {
-        const said = await run(binary(), ['drift', '-c', b.directory]);
-        return /its clock is (599|600|601) s behind/.test(said.out) && said;
-      }, { within: 20_000 });
+      const here = await until(
+        'the other one to notice it too',
+        async () => {
+          const said = await run(binary(), ['drift', '-c', b.directory]);
+          return /its clock is (599|600|601) s behind/.test(said.out) && said;
+        },
+        { within: 20_000 },
+      );
       assert.equal(here.code, 4);
       assert.match(a.stderr, /the peer cannot be compared \(clock\): its clock is \d+ s ahead/);
-      assert.deepEqual(await labelled(a, 'reachable'), ['app_gateway_peer_reachable{} 0'], 'what the alert is made from');
+      assert.deepEqual(
+        await labelled(a, 'reachable'),
+        ['app_gateway_peer_reachable{} 0'],
+        'what the alert is made from',
+      );
       // The last known result stays, with its time.
       const compared = (await labelled(a, 'compared_timestamp_seconds'))[0];
       assert.match(compared, / 1\d{9}$/);
       assert.match((await run(binary(), ['status', '-c', a.directory])).out, /^other gateway .* clock, /m);
-      assert.match((await a.admin('/ui')).body, /cannot be compared: its clock is \d+ s ahead\..*Set the clocks of both hosts/s);
+      assert.match(
+        (await a.admin('/ui')).body,
+        /cannot be compared: its clock is \d+ s ahead\..*Set the clocks of both hosts/s,
+      );
     } finally {
       await early.close();
     }

@@ -22,7 +22,10 @@ import { inTime, once, tick, until } from './lib/wait.mjs';
 const skip = gatewayOnly;
 
 // With E2E_LOAD=full the load of a site; CI uses less.
-const size = process.env.E2E_LOAD === 'full' ? { sockets: 200, chats: 60, slow: 20, lanes: 24 } : { sockets: 20, chats: 4, slow: 2, lanes: 8 };
+const size =
+  process.env.E2E_LOAD === 'full'
+    ? { sockets: 200, chats: 60, slow: 20, lanes: 24 }
+    : { sockets: 20, chats: 4, slow: 2, lanes: 8 };
 
 let world, origin, echo, chat, upstreams;
 const held = [];
@@ -33,14 +36,25 @@ before(async () => {
   origin = await world.origin({
     routes: {
       '/who': (_req, res) => res.end('origin'),
-      '/half': (_req, res) => { res.writeHead(200, { 'content-length': '10' }); res.write('first'); held.push(res); },
+      '/half': (_req, res) => {
+        res.writeHead(200, { 'content-length': '10' });
+        res.write('first');
+        held.push(res);
+      },
     },
   });
   echo = https.createServer({ key: world.certs.upstream.keyText, cert: world.certs.upstream.crtText });
   const sockets = new WebSocketServer({ server: echo, perMessageDeflate: false });
   sockets.on('connection', (ws) => ws.on('error', () => {}).on('message', (data, binary) => ws.send(data, { binary })));
   await new Promise((done) => echo.listen(0, world.upstreamAddress, done));
-  world.onClose(() => new Promise((done) => { for (const ws of sockets.clients) ws.terminate(); echo.close(done); echo.closeAllConnections(); }));
+  world.onClose(
+    () =>
+      new Promise((done) => {
+        for (const ws of sockets.clients) ws.terminate();
+        echo.close(done);
+        echo.closeAllConnections();
+      }),
+  );
   chat = await startChat(world, 4);
   const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
   const at = (port) => ({ endpoints: [`https://${world.upstreamAddress}:${port}`], ...verified });
@@ -64,10 +78,18 @@ async function open(t, settings = {}, route = routes) {
   const directory = join(world.dir, `upgrade-${++number}`);
   mkdirSync(directory);
   const link = join(directory, 'app-gateway');
-  const program = (target) => { symlinkSync(target, `${link}.new`); renameSync(`${link}.new`, link); };
+  const program = (target) => {
+    symlinkSync(target, `${link}.new`);
+    renameSync(`${link}.new`, link);
+  };
   program(binary());
   const admin = `${world.address}:${await world.freePort()}`;
-  const config = await world.plainConfig({ upstream: upstreams, route, gateway: { workers: 2, ...settings }, profile: { limits: { 'connections-per-client': 1000 } } });
+  const config = await world.plainConfig({
+    upstream: upstreams,
+    route,
+    gateway: { workers: 2, ...settings },
+    profile: { limits: { 'connections-per-client': 1000 } },
+  });
   mkdirSync(join(directory, 'config'));
   const write = (next) => {
     const file = join(directory, 'config', 'gateway.toml');
@@ -77,7 +99,10 @@ async function open(t, settings = {}, route = routes) {
   write(config);
   const gateway = await launch({ program: link, args: ['run', '-c', join(directory, 'config')], admin, config });
   /** All process IDs so far, the first process first. */
-  const pids = () => [gateway.process.pid, ...[...gateway.stderr.matchAll(/upgrade: process (\d+) serves/g)].map(([, pid]) => Number(pid))];
+  const pids = () => [
+    gateway.process.pid,
+    ...[...gateway.stderr.matchAll(/upgrade: process (\d+) has taken over/g)].map(([, pid]) => Number(pid)),
+  ];
   const closers = [];
   t.after(async () => {
     for (const close of closers) close();
@@ -86,19 +111,38 @@ async function open(t, settings = {}, route = routes) {
     assert.ok(!gateway.stderr.includes('panicked at'), gateway.stderr);
     assert.equal(exit.code, 0, gateway.stderr);
   });
-  const closing = (peer, close) => { closers.push(close); return peer; };
+  const closing = (peer, close) => {
+    closers.push(close);
+    return peer;
+  };
   return Object.assign(gateway, {
-    directory, program, write, pids,
-    dial: async () => { const peer = await dial(world, gateway); return closing(peer, () => peer.close()); },
-    dial2: async () => { const session = await connect2(world, gateway); return closing(session, () => session.destroy()); },
+    directory,
+    program,
+    write,
+    pids,
+    dial: async () => {
+      const peer = await dial(world, gateway);
+      return closing(peer, () => peer.close());
+    },
+    dial2: async () => {
+      const session = await connect2(world, gateway);
+      return closing(session, () => session.destroy());
+    },
     closes: (close) => closers.push(close),
     ask: (path, options) => ask(world, gateway.listener(), path, options),
     /** Upgrades, and waits until only the new process accepts connections. */
     upgrade: async () => {
       const before = pids().length;
       kill(pids().at(-1), 'SIGUSR2');
-      await until(() => `the new process to serve:\n${gateway.stderr}`, () => pids().length > before, { within: 30_000 });
-      await until('the new process to answer on the admin listener', async () => (await gateway.admin('/readyz').catch(() => null))?.status === 200);
+      await until(
+        () => `the new process to serve:\n${gateway.stderr}`,
+        () => pids().length > before,
+        { within: 30_000 },
+      );
+      await until(
+        'the new process to answer on the admin listener',
+        async () => (await gateway.admin('/readyz').catch(() => null))?.status === 200,
+      );
       return pids().at(-1);
     },
     /** Upgrades to a program that does not serve, and returns the log of the failure. */
@@ -106,7 +150,11 @@ async function open(t, settings = {}, route = routes) {
       const count = () => gateway.stderr.split('upgrade refused').length;
       const before = count();
       kill(pids().at(-1), 'SIGUSR2');
-      await until(() => `the upgrade to be refused:\n${gateway.stderr}`, () => count() > before, { within: 30_000 });
+      await until(
+        () => `the upgrade to be refused:\n${gateway.stderr}`,
+        () => count() > before,
+        { within: 30_000 },
+      );
       return gateway.stderr.slice(gateway.stderr.lastIndexOf('upgrade refused'));
     },
   });
@@ -137,14 +185,20 @@ async function asked(peer, path) {
 
 async function webSocket(gateway, path) {
   const peer = await gateway.dial();
-  peer.send(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n`);
+  peer.send(
+    `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n`,
+  );
   assert.equal((await peer.answer({ head: true })).status, 101);
   peer.echo = async (text) => {
     peer.send(frame(TEXT, text));
-    const one = await until(() => `the echo of ${text}`, () => {
-      if (peer.closed || peer.ended) throw new Error('the WebSocket was closed');
-      return unframe(peer.bytes);
-    }, { every: 5 });
+    const one = await until(
+      () => `the echo of ${text}`,
+      () => {
+        if (peer.closed || peer.ended) throw new Error('the WebSocket was closed');
+        return unframe(peer.bytes);
+      },
+      { every: 5 },
+    );
     peer.bytes = one.rest;
     assert.equal(one.payload.toString(), text);
   };
@@ -177,7 +231,10 @@ function load(gateway, lanes) {
     await Promise.all(running);
     for (const agent of agents) agent.destroy();
   };
-  gateway.closes(() => { state.enough = true; for (const agent of agents) agent.destroy(); });
+  gateway.closes(() => {
+    state.enough = true;
+    for (const agent of agents) agent.destroy();
+  });
   return state;
 }
 
@@ -187,21 +244,27 @@ describe('an upgrade in place', { skip }, () => {
     const sockets = await Promise.all(Array.from({ length: size.sockets }, () => webSocket(gateway, '/ws/')));
     const session = await gateway.dial2();
     const socket2 = await webSocket2(session, '/ws/h2');
-    const clients = await Promise.all(Array.from({ length: size.chats }, async () => {
-      const client = await chatClient(world, gateway, 4, '/socket.io');
-      gateway.closes(() => client.close());
-      client.on('disconnect', (reason) => { client.lost = reason; });
-      await until('the WebSocket transport', () => client.io.engine.transport.name === 'websocket');
-      return client;
-    }));
+    const clients = await Promise.all(
+      Array.from({ length: size.chats }, async () => {
+        const client = await chatClient(world, gateway, 4, '/socket.io');
+        gateway.closes(() => client.close());
+        client.on('disconnect', (reason) => {
+          client.lost = reason;
+        });
+        await until('the WebSocket transport', () => client.io.engine.transport.name === 'websocket');
+        return client;
+      }),
+    );
     const before = held.length;
-    const slow = await Promise.all(Array.from({ length: size.slow }, async () => {
-      const [download, upload] = [await gateway.dial(), await gateway.dial()];
-      download.send(get('/origin/half'));
-      await until('the first half', () => download.text().endsWith('first'));
-      upload.send('POST /origin/digest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\nabc');
-      return { download, upload };
-    }));
+    const slow = await Promise.all(
+      Array.from({ length: size.slow }, async () => {
+        const [download, upload] = [await gateway.dial(), await gateway.dial()];
+        download.send(get('/origin/half'));
+        await until('the first half', () => download.text().endsWith('first'));
+        upload.send('POST /origin/digest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\nabc');
+        return { download, upload };
+      }),
+    );
     const traffic = load(gateway, size.lanes);
     await until('some traffic', () => traffic.done > 20);
 
@@ -229,12 +292,18 @@ describe('an upgrade in place', { skip }, () => {
 
     const [old] = gateway.pids();
     assert.ok(isAlive(old), 'the old process keeps the WebSockets');
-    for (const peer of [...sockets, ...clients, ...slow.flatMap(({ download, upload }) => [download, upload])]) peer.close();
+    for (const peer of [...sockets, ...clients, ...slow.flatMap(({ download, upload }) => [download, upload])])
+      peer.close();
     socket2.close?.();
     session.destroy();
-    await until(() => `the old process to end:\n${gateway.stderr}`, () => !isAlive(old));
+    await until(
+      () => `the old process to end:\n${gateway.stderr}`,
+      () => !isAlive(old),
+    );
     assert.equal((await gateway.ask('/origin/who')).status, 200);
-    const ours = gateway.access.filter((l) => l.event === 'tunnel' && ['draining', 'policy', 'tunnel_idle'].includes(l.close_reason));
+    const ours = gateway.access.filter(
+      (l) => l.event === 'tunnel' && ['draining', 'policy', 'tunnel_idle'].includes(l.close_reason),
+    );
     assert.deepEqual(ours, [], 'no WebSocket was ended by the gateway');
   });
 
@@ -293,7 +362,10 @@ describe('an upgrade in place', { skip }, () => {
     const [old] = gateway.pids();
     await gateway.upgrade();
     const { config } = gateway;
-    gateway.write({ ...config, profile: { internet: { ...config.profile.internet, route: routes.filter(({ path }) => path !== '/ws/') } } });
+    gateway.write({
+      ...config,
+      profile: { internet: { ...config.profile.internet, route: routes.filter(({ path }) => path !== '/ws/') } },
+    });
     await until('the WebSocket to be closed', () => socket.closed || socket.ended);
     await gateway.accessLine('of it', (l) => l.event === 'tunnel' && l.path === '/ws/' && l.close_reason === 'policy');
     assert.ok(isAlive(old) && !chats.closed, 'and no other');
@@ -322,10 +394,20 @@ describe('an upgrade in place', { skip }, () => {
     for (const version of ['TLSv1.2', 'TLSv1.3']) {
       const shake = async (session) => {
         const { host, port } = gateway.listener();
-        const socket = tls.connect({ host, port, servername: 'localhost', ca: world.ca.text, minVersion: version, maxVersion: version, session });
+        const socket = tls.connect({
+          host,
+          port,
+          servername: 'localhost',
+          ca: world.ca.text,
+          minVersion: version,
+          maxVersion: version,
+          session,
+        });
         gateway.closes(() => socket.destroy());
         let ticket = session;
-        socket.on('session', (given) => { ticket ??= given; });
+        socket.on('session', (given) => {
+          ticket ??= given;
+        });
         await once(socket, 'secureConnect');
         await until('a ticket', () => ticket);
         const reused = socket.isSessionReused();
@@ -370,7 +452,10 @@ describe('an upgrade that fails changes nothing', { skip }, () => {
   test('an invalid configuration is shown in the log', async (t) => {
     const gateway = await open(t);
     const socket = await webSocket(gateway, '/ws/');
-    gateway.write({ ...gateway.config, profile: { internet: { ...gateway.config.profile.internet, route: [{ path: '/x/', upstream: 'orign' }] } } });
+    gateway.write({
+      ...gateway.config,
+      profile: { internet: { ...gateway.config.profile.internet, route: [{ path: '/x/', upstream: 'orign' }] } },
+    });
     const said = await gateway.fails();
     assert.match(said, /gateway\.toml:\d+/);
     assert.match(said, /did you mean `origin`/);
@@ -386,7 +471,10 @@ describe('an upgrade that fails changes nothing', { skip }, () => {
     await once(other, 'listening');
     t.after(() => other.close());
     const taken = `${world.upstreamAddress}:${other.address().port}`;
-    gateway.write({ ...gateway.config, profile: { internet: { ...internet, listener: [...internet.listener, { listen: taken }] } } });
+    gateway.write({
+      ...gateway.config,
+      profile: { internet: { ...internet, listener: [...internet.listener, { listen: taken }] } },
+    });
     assert.match(await gateway.fails(), new RegExp(`cannot listen on ${taken}`));
     gateway.write(gateway.config);
     await stays(gateway, socket);
@@ -412,7 +500,15 @@ describe('an upgrade that fails changes nothing', { skip }, () => {
     const mark = join(gateway.directory, 'pid');
     gateway.program(script(gateway, `echo $$ > ${mark}.new; mv ${mark}.new ${mark}; exec sleep 60`));
     kill(gateway.process.pid, 'SIGUSR2');
-    const pid = Number(await until('the new process', () => { try { return readFileSync(mark, 'utf8').trim(); } catch { return ''; } }));
+    const pid = Number(
+      await until('the new process', () => {
+        try {
+          return readFileSync(mark, 'utf8').trim();
+        } catch {
+          return '';
+        }
+      }),
+    );
     kill(gateway.process.pid, 'SIGUSR2');
     await until('a second one to be refused', () => gateway.stderr.includes('another upgrade is in progress'));
     kill(gateway.process.pid, 'SIGTERM');
@@ -421,10 +517,14 @@ describe('an upgrade that fails changes nothing', { skip }, () => {
   });
 });
 
-test('drain-delay: the gateway is not ready at once, and accepts connections until the delay is over', { skip }, async (t) => {
-  const gateway = await open(t, { 'drain-delay': '1500ms', 'drain-timeout': '2s' });
-  kill(gateway.process.pid, 'SIGTERM');
-  await until('not to be ready', async () => (await gateway.admin('/readyz')).status === 503);
-  assert.equal((await gateway.ask('/origin/who')).status, 200, 'a balancer that has not noticed yet is served');
-  await inTime('the end', gateway.process.ended);
-});
+test(
+  'drain-delay: the gateway is not ready at once, and accepts connections until the delay is over',
+  { skip },
+  async (t) => {
+    const gateway = await open(t, { 'drain-delay': '1500ms', 'drain-timeout': '2s' });
+    kill(gateway.process.pid, 'SIGTERM');
+    await until('not to be ready', async () => (await gateway.admin('/readyz')).status === 503);
+    assert.equal((await gateway.ask('/origin/who')).status, 200, 'a balancer that has not noticed yet is served');
+    await inTime('the end', gateway.process.ended);
+  },
+);

@@ -23,26 +23,33 @@ before(async () => {
   echo = await startEcho();
   slow = await startSlow();
   const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
-  gateway = await world.gateway(await world.plainConfig({
-    upstream: {
-      echo: { endpoints: [`https://${world.upstreamAddress}:${echo.port}`], ...verified },
-      slow: { endpoints: [`https://${world.upstreamAddress}:${slow.port}`], ...verified },
-    },
-    route: [
-      { path: '/ws/', upstream: 'echo' },
-      { path: '/cut/', upstream: 'echo', 'strip-prefix': '/cut' },
-      { path: '/slow/', upstream: 'slow' },
-      { path: '/plain/', upstream: 'echo', ...(!isReference && { websocket: false }) },
-    ],
-  }));
+  gateway = await world.gateway(
+    await world.plainConfig({
+      upstream: {
+        echo: { endpoints: [`https://${world.upstreamAddress}:${echo.port}`], ...verified },
+        slow: { endpoints: [`https://${world.upstreamAddress}:${slow.port}`], ...verified },
+      },
+      route: [
+        { path: '/ws/', upstream: 'echo' },
+        { path: '/cut/', upstream: 'echo', 'strip-prefix': '/cut' },
+        { path: '/slow/', upstream: 'slow' },
+        { path: '/plain/', upstream: 'echo', ...(!isReference && { websocket: false }) },
+      ],
+    }),
+  );
 });
 after(() => world.close());
 
 /** An echo server of the `ws` library; it records the upgrade requests. */
 async function startEcho() {
-  const server = https.createServer({ key: world.certs.upstream.keyText, cert: world.certs.upstream.crtText }, (_req, res) => res.end('plain'));
+  const server = https.createServer(
+    { key: world.certs.upstream.keyText, cert: world.certs.upstream.crtText },
+    (_req, res) => res.end('plain'),
+  );
   const sockets = new WebSocketServer({
-    noServer: true, maxPayload: 16e6, perMessageDeflate: { threshold: 0 },
+    noServer: true,
+    maxPayload: 16e6,
+    perMessageDeflate: { threshold: 0 },
     handleProtocols: (offered) => (offered.has('chat.v2') ? 'chat.v2' : false),
   });
   const opened = [];
@@ -64,37 +71,60 @@ async function startEcho() {
     });
   });
   await new Promise((done) => server.listen(0, world.upstreamAddress, done));
-  world.onClose(() => new Promise((done) => { for (const ws of sockets.clients) ws.terminate(); server.close(done); server.closeAllConnections(); }));
+  world.onClose(
+    () =>
+      new Promise((done) => {
+        for (const ws of sockets.clients) ws.terminate();
+        server.close(done);
+        server.closeAllConnections();
+      }),
+  );
   return { port: server.address().port, opened };
 }
 
 /** An upstream that answers an upgrade only when the test decides, and records the bytes before that. */
 async function startSlow() {
   const peers = [];
-  const server = tls.createServer({ key: world.certs.upstream.keyText, cert: world.certs.upstream.crtText }, (socket) => {
-    const peer = { socket, bytes: Buffer.alloc(0), closed: false };
-    socket.on('data', (d) => { peer.bytes = Buffer.concat([peer.bytes, d]); });
-    socket.on('close', () => { peer.closed = true; });
-    socket.on('error', () => {});
-    peers.push(peer);
-  });
+  const server = tls.createServer(
+    { key: world.certs.upstream.keyText, cert: world.certs.upstream.crtText },
+    (socket) => {
+      const peer = { socket, bytes: Buffer.alloc(0), closed: false };
+      socket.on('data', (d) => {
+        peer.bytes = Buffer.concat([peer.bytes, d]);
+      });
+      socket.on('close', () => {
+        peer.closed = true;
+      });
+      socket.on('error', () => {});
+      peers.push(peer);
+    },
+  );
   await new Promise((done) => server.listen(0, world.upstreamAddress, done));
-  world.onClose(() => new Promise((done) => { for (const peer of peers) peer.socket.destroy(); server.close(done); }));
+  world.onClose(
+    () =>
+      new Promise((done) => {
+        for (const peer of peers) peer.socket.destroy();
+        server.close(done);
+      }),
+  );
   return { port: server.address().port, peers };
 }
 
 function open(path, { protocols = [], ...options } = {}) {
   const { host, port } = gateway.listener();
   const ws = new WebSocket(`wss://localhost:${port}${path}`, protocols, {
-    ca: world.ca.text, lookup: (_h, { all }, done) => (all ? done(null, [{ address: host, family: 4 }]) : done(null, host, 4)), ...options,
+    ca: world.ca.text,
+    lookup: (_h, { all }, done) => (all ? done(null, [{ address: host, family: 4 }]) : done(null, host, 4)),
+    ...options,
   });
   ws.on('error', () => {});
   ws.closed = new Promise((done) => ws.on('close', (code, reason) => done([code, reason.toString()])));
   return ws;
 }
 
-const upgrade = (path, extra = '') => `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n`
-  + `Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n${extra}\r\n`;
+const upgrade = (path, extra = '') =>
+  `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n` +
+  `Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n${extra}\r\n`;
 
 describe('over HTTP/1.1', () => {
   test('frames of 3 MB, both ways, in order', async () => {
@@ -117,7 +147,10 @@ describe('over HTTP/1.1', () => {
     ws.on('message', (data) => got.push(Number(data)));
     for (let i = 0; i < 2000; i++) ws.send(String(i));
     await until('all of them', () => got.length === 2000);
-    assert.deepEqual(got, Array.from({ length: 2000 }, (_, i) => i));
+    assert.deepEqual(
+      got,
+      Array.from({ length: 2000 }, (_, i) => i),
+    );
     ws.terminate();
   });
 
@@ -153,7 +186,10 @@ describe('over HTTP/1.1', () => {
   });
 
   test('subprotocol and extensions pass untouched', async () => {
-    const ws = open('/ws/echo?negotiated', { protocols: ['chat.v1', 'chat.v2'], perMessageDeflate: { threshold: 0, clientMaxWindowBits: 11 } });
+    const ws = open('/ws/echo?negotiated', {
+      protocols: ['chat.v1', 'chat.v2'],
+      perMessageDeflate: { threshold: 0, clientMaxWindowBits: 11 },
+    });
     const [[answer]] = await Promise.all([once(ws, 'upgrade'), once(ws, 'open')]);
     const { headers } = echo.opened.find((r) => r.url.endsWith('?negotiated'));
     assert.equal(headers['sec-websocket-protocol'], 'chat.v1,chat.v2');
@@ -193,14 +229,18 @@ describe('over HTTP/1.1', () => {
     const peer = await dial(world, gateway);
     const early = frame(TEXT, 'sent together with the head');
     peer.send(Buffer.concat([Buffer.from(upgrade('/slow/early')), early]));
-    const upstream = await until('the upstream to be asked', () => slow.peers.slice(before).find((p) => p.bytes.includes('\r\n\r\n')));
+    const upstream = await until('the upstream to be asked', () =>
+      slow.peers.slice(before).find((p) => p.bytes.includes('\r\n\r\n')),
+    );
     // One more frame after the head has arrived. A request on another connection ensures that it was processed.
     peer.send(frame(TEXT, 'and another'));
     assert.equal((await curl(world, gateway, '/ws/fence')).status, 200);
     const head = upstream.bytes.indexOf('\r\n\r\n') + 4;
     if (!isReference) assert.equal(upstream.bytes.length, head, 'frames were relayed before the upstream agreed');
     assert.equal(peer.bytes.length, 0, 'the client heard nothing yet');
-    upstream.socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n');
+    upstream.socket.write(
+      'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n',
+    );
     upstream.socket.write(frame(TEXT, 'welcome', { masked: false }));
     assert.equal((await peer.answer()).status, 101);
     const welcome = await until('the first frame', () => unframe(peer.bytes));
@@ -217,11 +257,17 @@ describe('over HTTP/1.1', () => {
     const before = slow.peers.length;
     const peer = await dial(world, gateway);
     peer.send(upgrade('/slow/together'));
-    const upstream = await until('the upstream to be asked', () => slow.peers.slice(before).find((p) => p.bytes.includes('/slow/together')));
-    upstream.socket.write(Buffer.concat([
-      Buffer.from('HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n'),
-      frame(TEXT, 'glued', { masked: false }),
-    ]));
+    const upstream = await until('the upstream to be asked', () =>
+      slow.peers.slice(before).find((p) => p.bytes.includes('/slow/together')),
+    );
+    upstream.socket.write(
+      Buffer.concat([
+        Buffer.from(
+          'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n',
+        ),
+        frame(TEXT, 'glued', { masked: false }),
+      ]),
+    );
     assert.equal((await peer.answer()).status, 101);
     assert.equal(String((await until('the frame', () => unframe(peer.bytes))).payload), 'glued');
     peer.close();
@@ -231,7 +277,9 @@ describe('over HTTP/1.1', () => {
     const before = slow.peers.length;
     const peer = await dial(world, gateway);
     peer.send(upgrade('/slow/given-up'));
-    const upstream = await until('the upstream to be asked', () => slow.peers.slice(before).find((p) => p.bytes.includes('/slow/given-up')));
+    const upstream = await until('the upstream to be asked', () =>
+      slow.peers.slice(before).find((p) => p.bytes.includes('/slow/given-up')),
+    );
     peer.close();
     await until('the upstream connection to end', () => upstream.closed, { within: 5000 });
   });
@@ -240,7 +288,9 @@ describe('over HTTP/1.1', () => {
     const before = slow.peers.length;
     const peer = await dial(world, gateway);
     peer.send('GET /slow/unasked HTTP/1.1\r\nHost: localhost\r\n\r\n');
-    const upstream = await until('the upstream to be asked', () => slow.peers.slice(before).find((p) => p.bytes.includes('/slow/unasked')));
+    const upstream = await until('the upstream to be asked', () =>
+      slow.peers.slice(before).find((p) => p.bytes.includes('/slow/unasked')),
+    );
     upstream.socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n');
     const answer = await peer.answer();
     assert.deepEqual([answer.status, answer.headers.get('gateway-reason')], [502, 'upstream_bad_answer']);
@@ -281,7 +331,8 @@ describe('over HTTP/2 (RFC 8441)', { skip: gatewayOnly }, () => {
     const socket = await webSocket2(session, '/ws/echo?h2', { headers: { 'sec-websocket-protocol': 'chat.v2' } });
     assert.equal(socket.status, 200);
     assert.equal(socket.headers['sec-websocket-protocol'], 'chat.v2');
-    for (const name of ['connection', 'upgrade', 'sec-websocket-accept']) assert.equal(socket.headers[name], undefined, name);
+    for (const name of ['connection', 'upgrade', 'sec-websocket-accept'])
+      assert.equal(socket.headers[name], undefined, name);
     const { headers, method } = echo.opened.find((r) => r.url === '/ws/echo?h2');
     assert.equal(method, 'GET');
     assert.match(headers['sec-websocket-key'], /^[A-Za-z0-9+/]{22}==$/, 'the gateway makes a key for the upstream');

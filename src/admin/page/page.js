@@ -37,9 +37,13 @@
     const at = all.indexOf(document.activeElement);
     const scrolled = all.map((one) => [one.scrollLeft, one.scrollTop]);
     const open = [...old.querySelectorAll('details')].map((one) => one.open);
-    const same = old.querySelector('details summary')?.textContent === section.querySelector('details summary')?.textContent;
+    const same =
+      old.querySelector('details summary')?.textContent === section.querySelector('details summary')?.textContent;
     old.replaceWith(section);
-    if (same) section.querySelectorAll('details').forEach((one, index) => { one.open = open[index]; });
+    if (same)
+      section.querySelectorAll('details').forEach((one, index) => {
+        one.open = open[index];
+      });
     section.querySelectorAll('[tabindex], summary').forEach((one, index) => {
       if (index === at) one.focus({ preventScroll: true });
       [one.scrollLeft, one.scrollTop] = scrolled[index] ?? [0, 0];
@@ -49,7 +53,10 @@
   function start() {
     stop();
     source = new EventSource('/ui/events');
-    source.onmessage = (event) => { show(event.data); say('live', false); };
+    source.onmessage = (event) => {
+      show(event.data);
+      say('live', false);
+    };
     source.onerror = () => {
       say('The gateway does not answer; trying again.', true);
       if (source.readyState === EventSource.CLOSED) timer = setTimeout(start, 5000);
@@ -62,7 +69,10 @@
   }
 
   document.addEventListener('visibilitychange', () => {
-    if (document.hidden) { stop(); say('paused', false); } else start();
+    if (document.hidden) {
+      stop();
+      say('paused', false);
+    } else start();
   });
   addEventListener('pagehide', stop);
   if (!document.hidden) start();

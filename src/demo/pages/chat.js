@@ -1,6 +1,6 @@
 // What both pages share: showing messages, keeping those that are not sent yet, and files.
 
-const FILES = "/file-engine/api/";
+const FILES = '/file-engine/api/';
 const SOON = 5 * 60 * 1000;
 
 // --- elements ---
@@ -17,9 +17,7 @@ export function make(tag, properties = {}, ...children) {
 }
 
 export const newId = () =>
-  Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) =>
-    byte.toString(16).padStart(2, "0"),
-  ).join("");
+  Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 
 export function avatar(element, name) {
   const words = name.trim().split(/\s+/);
@@ -27,18 +25,18 @@ export function avatar(element, name) {
   element.textContent = letters.toUpperCase();
   let sum = 0;
   for (const letter of name) sum = (sum * 31 + letter.codePointAt(0)) % 360;
-  element.style.setProperty("--hue", sum);
+  element.style.setProperty('--hue', sum);
 }
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const calendar = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+const calendar = new Intl.DateTimeFormat(undefined, { weekday: 'long', day: 'numeric', month: 'long' });
 
 export const timeOf = (at) => clock.format(at);
 
 function dayOf(at) {
   const day = new Date(at).toDateString();
-  if (day === new Date().toDateString()) return "Today";
-  if (day === new Date(Date.now() - 864e5).toDateString()) return "Yesterday";
+  if (day === new Date().toDateString()) return 'Today';
+  if (day === new Date(Date.now() - 864e5).toDateString()) return 'Yesterday';
   return calendar.format(at);
 }
 
@@ -49,21 +47,21 @@ function sizeOf(bytes) {
 }
 
 export function preview(message) {
-  if (!message) return "No messages yet";
-  return message.text || (message.file ? `Sent ${message.file.name}` : "");
+  if (!message) return 'No messages yet';
+  return message.text || (message.file ? `Sent ${message.file.name}` : '');
 }
 
 // --- the connection, as people see it ---
 
-const WORDS = { polling: "Long polling", websocket: "WebSocket", none: "Offline" };
+const WORDS = { polling: 'Long polling', websocket: 'WebSocket', none: 'Offline' };
 
 export function showTransport(name) {
   document.documentElement.dataset.transport = name;
-  const pill = $("transport");
+  const pill = $('transport');
   pill.dataset.transport = name;
   pill.textContent = name;
   pill.title = `Connected by: ${WORDS[name]}`;
-  $("status").hidden = name !== "none";
+  $('status').hidden = name !== 'none';
 }
 
 // --- the log ---
@@ -78,7 +76,7 @@ export class Log {
   constructor(list, side) {
     this.#list = list;
     this.#side = side;
-    list.addEventListener("scroll", () => {
+    list.addEventListener('scroll', () => {
       const { scrollTop, scrollHeight, clientHeight } = list;
       this.#atEnd = scrollHeight - scrollTop - clientHeight < 80;
     });
@@ -107,7 +105,7 @@ export class Log {
   }
 
   progress(id, part) {
-    const bar = this.#items.get(id)?.querySelector("progress");
+    const bar = this.#items.get(id)?.querySelector('progress');
     if (bar) bar.value = part;
   }
 
@@ -122,22 +120,22 @@ export class Log {
 
   #item(message) {
     const mine = message.from === this.#side;
-    const bubble = make("div", { className: "bubble" });
-    if (message.text) bubble.append(make("p", { textContent: message.text }));
+    const bubble = make('div', { className: 'bubble' });
+    if (message.text) bubble.append(make('p', { textContent: message.text }));
     if (message.file) bubble.append(this.#file(message));
-    const state = { sending: "Sending…", failed: message.why }[message.state];
+    const state = { sending: 'Sending…', failed: message.why }[message.state];
     const foot = make(
-      "div",
-      { className: "foot" },
-      make("span", { className: "who", textContent: mine ? "You" : message.name }),
-      make("time", { dateTime: new Date(message.at).toISOString(), textContent: timeOf(message.at) }),
-      state ? make("span", { className: "state", textContent: state }) : null,
+      'div',
+      { className: 'foot' },
+      make('span', { className: 'who', textContent: mine ? 'You' : message.name }),
+      make('time', { dateTime: new Date(message.at).toISOString(), textContent: timeOf(message.at) }),
+      state ? make('span', { className: 'state', textContent: state }) : null,
     );
     return make(
-      "li",
+      'li',
       {
-        className: `message ${mine ? "mine" : "theirs"}`,
-        dataset: { id: message.id, from: message.from, state: message.state ?? "sent" },
+        className: `message ${mine ? 'mine' : 'theirs'}`,
+        dataset: { id: message.id, from: message.from, state: message.state ?? 'sent' },
       },
       bubble,
       foot,
@@ -147,15 +145,15 @@ export class Log {
   #file(message) {
     const { name, url, type, size } = message.file;
     if (!url) {
-      const bar = make("progress", { max: 1, value: 0, ariaLabel: `Uploading ${name}` });
-      const failed = message.state === "failed";
-      return make("div", { className: "file" }, label(name, size), failed ? null : bar);
+      const bar = make('progress', { max: 1, value: 0, ariaLabel: `Uploading ${name}` });
+      const failed = message.state === 'failed';
+      return make('div', { className: 'file' }, label(name, size), failed ? null : bar);
     }
-    const link = make("a", { className: "file", href: url, download: name });
+    const link = make('a', { className: 'file', href: url, download: name });
     if (/^image\/(png|jpeg|gif|webp)$/.test(type)) {
-      const picture = make("img", { src: url, alt: name });
+      const picture = make('img', { src: url, alt: name });
       picture.onload = () => this.#stay();
-      link.classList.add("picture");
+      link.classList.add('picture');
       link.append(picture);
     }
     link.append(label(name, size));
@@ -170,19 +168,18 @@ export class Log {
     if (sameDay) delete item.dataset.day;
     else item.dataset.day = dayOf(message.at);
     const joined =
-      sameDay && previous.from === message.from && previous.name === message.name &&
-      message.at - previous.at < SOON;
-    item.classList.toggle("joined", Boolean(joined));
-    item.previousElementSibling?.classList.toggle("followed", Boolean(joined));
+      sameDay && previous.from === message.from && previous.name === message.name && message.at - previous.at < SOON;
+    item.classList.toggle('joined', Boolean(joined));
+    item.previousElementSibling?.classList.toggle('followed', Boolean(joined));
   }
 }
 
 function label(name, size) {
   return make(
-    "span",
-    { className: "file-label" },
-    make("span", { className: "file-name", textContent: name }),
-    make("span", { className: "file-size", textContent: sizeOf(size) }),
+    'span',
+    { className: 'file-label' },
+    make('span', { className: 'file-name', textContent: name }),
+    make('span', { className: 'file-size', textContent: sizeOf(size) }),
   );
 }
 
@@ -191,19 +188,19 @@ function label(name, size) {
 // Puts a file into the file engine; gives what a message says about it.
 export function upload(file, progress) {
   const form = new FormData();
-  form.append("file", file, file.name);
+  form.append('file', file, file.name);
   return new Promise((resolve, reject) => {
     // fetch() cannot tell how far an upload has come.
     const request = new XMLHttpRequest();
-    request.open("POST", `${FILES}uploadFileStream`);
-    request.responseType = "json";
+    request.open('POST', `${FILES}uploadFileStream`);
+    request.responseType = 'json';
     request.upload.onprogress = (event) => progress(event.loaded / event.total);
-    request.onerror = () => reject(new Error("The upload was interrupted"));
+    request.onerror = () => reject(new Error('The upload was interrupted'));
     request.onload = () => {
-      if (request.status === 413) return reject(new Error("The file is too large"));
+      if (request.status === 413) return reject(new Error('The file is too large'));
       const stored = request.response;
       if (request.status !== 200 || !stored?.filename) {
-        return reject(new Error("The file could not be sent"));
+        return reject(new Error('The file could not be sent'));
       }
       const url = `${FILES}downloadFileStream?filename=${encodeURIComponent(stored.filename)}`;
       resolve({ name: file.name, url, type: stored.type, size: stored.size });
@@ -223,36 +220,36 @@ export class Composer {
   #typing = 0;
 
   constructor() {
-    const text = $("text");
+    const text = $('text');
     const grow = () => {
-      text.style.height = "auto";
+      text.style.height = 'auto';
       text.style.height = `${Math.min(text.scrollHeight, 140)}px`;
-      $("send").disabled = text.disabled || text.value.trim() === "";
+      $('send').disabled = text.disabled || text.value.trim() === '';
     };
-    text.addEventListener("input", () => {
+    text.addEventListener('input', () => {
       grow();
-      this.#tell(text.value !== "");
+      this.#tell(text.value !== '');
     });
-    text.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    text.addEventListener('keydown', (event) => {
+      if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
       event.preventDefault();
-      $("composer").requestSubmit();
+      $('composer').requestSubmit();
     });
-    $("composer").addEventListener("submit", (event) => {
+    $('composer').addEventListener('submit', (event) => {
       event.preventDefault();
       const value = text.value.trim();
       if (!value) return;
-      text.value = "";
+      text.value = '';
       grow();
       this.#tell(false);
       this.onText(value);
       text.focus();
     });
-    $("file").addEventListener("change", () => {
-      for (const file of $("file").files) this.onFile(file);
-      $("file").value = "";
+    $('file').addEventListener('change', () => {
+      for (const file of $('file').files) this.onFile(file);
+      $('file').value = '';
     });
-    text.addEventListener("paste", (event) => {
+    text.addEventListener('paste', (event) => {
       const files = [...event.clipboardData.files];
       if (files.length === 0) return;
       event.preventDefault();
@@ -275,15 +272,15 @@ export class TypingNote {
   #timer = 0;
 
   show(name) {
-    $("typing-name").textContent = `${name} is typing`;
-    $("typing").dataset.on = "";
+    $('typing-name').textContent = `${name} is typing`;
+    $('typing').dataset.on = '';
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.hide(), 6000);
   }
 
   hide() {
     clearTimeout(this.#timer);
-    delete $("typing").dataset.on;
-    $("typing-name").textContent = "";
+    delete $('typing').dataset.on;
+    $('typing-name').textContent = '';
   }
 }

@@ -2,7 +2,7 @@
 // start with long polling, probe a WebSocket beside it, move over, answer heartbeats, come back
 // after a loss. No binary, no acknowledgements, one namespace.
 
-const SEPARATOR = "\x1e";
+const SEPARATOR = '\x1e';
 const PROBE_TIMEOUT = 5000;
 const FIRST_DELAY = 400;
 const LONGEST_DELAY = 5000;
@@ -21,14 +21,14 @@ export class Socket {
   #timer = 0;
   #session = null;
 
-  constructor({ path = "/socket.io/", upgrade = true } = {}) {
+  constructor({ path = '/socket.io/', upgrade = true } = {}) {
     this.#path = path;
     this.#upgrade = upgrade;
     // A phone that wakes up should not sit out the rest of a delay.
-    addEventListener("online", () => this.#hurry());
-    document.addEventListener("visibilitychange", () => document.hidden || this.#hurry());
-    addEventListener("pagehide", () => this.#session?.end());
-    addEventListener("pageshow", (event) => event.persisted && this.connect());
+    addEventListener('online', () => this.#hurry());
+    document.addEventListener('visibilitychange', () => document.hidden || this.#hurry());
+    addEventListener('pagehide', () => this.#session?.end());
+    addEventListener('pageshow', (event) => event.persisted && this.connect());
   }
 
   on(event, listener) {
@@ -38,7 +38,7 @@ export class Socket {
   // Whether it went out. What could not be sent is the caller's to keep.
   emit(event, value) {
     if (!this.#session?.open) return false;
-    this.#session.send("42" + JSON.stringify([event, value]));
+    this.#session.send('42' + JSON.stringify([event, value]));
     return true;
   }
 
@@ -55,14 +55,14 @@ export class Socket {
 
   #packet(text) {
     const type = text[0];
-    if (type === "0") {
+    if (type === '0') {
       this.#attempt = 0;
       this.#session.open = true;
       this.onOpen();
-    } else if (type === "2") {
+    } else if (type === '2') {
       const [event, value] = JSON.parse(text.slice(1));
       this.#listeners.get(event)?.(value);
-    } else if (type === "1" || type === "4") {
+    } else if (type === '1' || type === '4') {
       this.#session.end();
     }
   }
@@ -70,7 +70,7 @@ export class Socket {
   #ended(session) {
     if (session !== this.#session) return;
     this.#session = null;
-    this.onTransport("none");
+    this.onTransport('none');
     this.onClose();
     // Half to one and a half times the delay, so that a whole contact centre does not come back
     // in the same instant.
@@ -93,7 +93,7 @@ class Session {
 
   #path;
   #upgrade;
-  #id = "";
+  #id = '';
   #settings = { pingInterval: 25000, pingTimeout: 20000 };
   #queue = [];
   #posting = null;
@@ -113,15 +113,15 @@ class Session {
   async start() {
     try {
       const [opening, ...rest] = await this.#get();
-      if (opening?.[0] !== "0") throw new Error("not an open packet");
+      if (opening?.[0] !== '0') throw new Error('not an open packet');
       this.#settings = JSON.parse(opening.slice(1));
       this.#id = this.#settings.sid;
-      this.onTransport("polling");
+      this.onTransport('polling');
       this.#heard();
-      this.send("40");
+      this.send('40');
       rest.forEach((packet) => this.#receive(packet));
       this.#poll();
-      if (this.#upgrade && this.#settings.upgrades.includes("websocket")) this.#tryWebSocket();
+      if (this.#upgrade && this.#settings.upgrades.includes('websocket')) this.#tryWebSocket();
     } catch {
       this.end();
     }
@@ -146,12 +146,12 @@ class Session {
   #receive(packet) {
     if (this.#ended) return;
     const type = packet[0];
-    if (type === "2") {
+    if (type === '2') {
       this.#heard();
-      this.send("3");
-    } else if (type === "4") {
+      this.send('3');
+    } else if (type === '4') {
       this.onPacket(packet.slice(1));
-    } else if (type === "1") {
+    } else if (type === '1') {
       this.end();
     }
   }
@@ -185,21 +185,21 @@ class Session {
     const url = new URL(this.#path, location.origin);
     const id = this.#id ? { sid: this.#id } : {};
     const fresh = Date.now().toString(36) + Math.random().toString(36).slice(2, 6);
-    url.search = new URLSearchParams({ EIO: "4", transport, t: fresh, ...id });
+    url.search = new URLSearchParams({ EIO: '4', transport, t: fresh, ...id });
     return url;
   }
 
   async #get() {
-    const options = { cache: "no-store", signal: this.#stop.signal };
-    const response = await fetch(this.#url("polling"), options);
+    const options = { cache: 'no-store', signal: this.#stop.signal };
+    const response = await fetch(this.#url('polling'), options);
     if (!response.ok) throw new Error(`poll: ${response.status}`);
     return (await response.text()).split(SEPARATOR);
   }
 
   async #post(packets) {
-    const response = await fetch(this.#url("polling"), {
-      method: "POST",
-      headers: { "Content-Type": "text/plain;charset=UTF-8" },
+    const response = await fetch(this.#url('polling'), {
+      method: 'POST',
+      headers: { 'Content-Type': 'text/plain;charset=UTF-8' },
       body: packets.join(SEPARATOR),
       signal: this.#stop.signal,
     });
@@ -221,8 +221,8 @@ class Session {
   // --- moving to a WebSocket ---
 
   #tryWebSocket() {
-    const url = this.#url("websocket");
-    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    const url = this.#url('websocket');
+    url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
     const probe = new WebSocket(url);
     this.#probe = probe;
     const giveUp = () => {
@@ -233,10 +233,10 @@ class Session {
       this.#probe = null;
     };
     const deadline = setTimeout(giveUp, PROBE_TIMEOUT);
-    probe.onopen = () => probe.send("2probe");
+    probe.onopen = () => probe.send('2probe');
     probe.onerror = probe.onclose = giveUp;
     probe.onmessage = async ({ data }) => {
-      if (data !== "3probe") return giveUp();
+      if (data !== '3probe') return giveUp();
       clearTimeout(deadline);
       // The server lets the waiting poll go. Only when that one and every post are done is it
       // safe to change over: a packet must not arrive by both ways, or by neither.
@@ -251,10 +251,10 @@ class Session {
   #moveTo(socket) {
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = socket.onerror = () => this.end();
-    socket.send("5");
+    socket.send('5');
     this.#probe = null;
     this.#socket = socket;
-    this.onTransport("websocket");
+    this.onTransport('websocket');
     this.#flush();
   }
 }

@@ -4,18 +4,34 @@ import https from 'node:https';
 import { inTime } from './wait.mjs';
 
 /** Sends one request, on a connection of its own unless there is an `agent`: `{ status, headers, body, socket }`. */
-export function ask(world, listener, path, { agent = false, method = 'GET', headers = {}, body, within = 15_000 } = {}) {
+export function ask(
+  world,
+  listener,
+  path,
+  { agent = false, method = 'GET', headers = {}, body, within = 15_000 } = {},
+) {
   const answered = new Promise((done, fail) => {
-    const request = https.request({
-      host: listener.host, port: listener.port, servername: 'localhost', ca: world.ca.text, agent, method, path,
-      headers: { host: 'localhost', ...headers },
-    }, (answer) => {
-      const { socket } = answer;
-      const pieces = [];
-      answer.on('data', (d) => pieces.push(d));
-      answer.on('error', fail);
-      answer.on('end', () => done({ status: answer.statusCode, headers: answer.headers, body: Buffer.concat(pieces), socket }));
-    });
+    const request = https.request(
+      {
+        host: listener.host,
+        port: listener.port,
+        servername: 'localhost',
+        ca: world.ca.text,
+        agent,
+        method,
+        path,
+        headers: { host: 'localhost', ...headers },
+      },
+      (answer) => {
+        const { socket } = answer;
+        const pieces = [];
+        answer.on('data', (d) => pieces.push(d));
+        answer.on('error', fail);
+        answer.on('end', () =>
+          done({ status: answer.statusCode, headers: answer.headers, body: Buffer.concat(pieces), socket }),
+        );
+      },
+    );
     request.on('error', fail);
     if (typeof body === 'function') body(request);
     else request.end(body);
@@ -29,7 +45,9 @@ export function ask2(session, path, { within = 15_000 } = {}) {
     const stream = session.request({ ':path': path });
     const pieces = [];
     let headers;
-    stream.on('response', (h) => { headers = h; });
+    stream.on('response', (h) => {
+      headers = h;
+    });
     stream.on('data', (d) => pieces.push(d));
     stream.on('error', fail);
     stream.on('end', () => done({ status: headers?.[':status'], headers, body: Buffer.concat(pieces) }));

@@ -10,8 +10,17 @@ export async function openBrowser(world) {
   const browser = await chromium.launch({
     executablePath,
     // Without the sandbox, which does not start for root in a container. The other options disable background traffic.
-    args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage'],
+    args: [
+      '--headless',
+      '--no-sandbox',
+      '--disable-gpu',
+      '--disable-quic',
+      '--no-first-run',
+      '--disable-background-networking',
+      '--disable-component-update',
+      '--disable-sync',
+      '--disable-dev-shm-usage',
+    ],
     env: { ...process.env, HOME: mkdtempSync(join(world.dir, 'home-')) },
   });
   world.onClose(() => browser.close());

@@ -19,8 +19,16 @@ export async function startChat(world, major, { port = 0, path = '/socket.io', .
   const server = https.createServer({ key: world.certs.upstream.keyText, cert: world.certs.upstream.crtText });
   const record = (req, answer) => {
     const query = new URL(req.url, 'https://x').searchParams;
-    const one = { method: req.method, url: req.url, sid: query.get('sid'), upgrade: Boolean(req.headers.upgrade), waiting: true };
-    answer.on('close', () => { one.waiting = false; });
+    const one = {
+      method: req.method,
+      url: req.url,
+      sid: query.get('sid'),
+      upgrade: Boolean(req.headers.upgrade),
+      waiting: true,
+    };
+    answer.on('close', () => {
+      one.waiting = false;
+    });
     chat.requests.push(one);
   };
   const settings = { path, ...heartbeat, maxHttpBufferSize: 1e7, ...options };
@@ -35,19 +43,31 @@ export async function startChat(world, major, { port = 0, path = '/socket.io', .
     socket.on('echo', (bytes) => socket.emit('echoed', bytes));
     socket.on('say', (text) => io.emit('said', text));
     socket.on('transport', (answer) => answer(transportOf(socket)));
-    socket.on('disconnect', (why) => { chat.sockets.delete(socket); chat.disconnects.push(`${socket.id} ${why}`); });
+    socket.on('disconnect', (why) => {
+      chat.sockets.delete(socket);
+      chat.disconnects.push(`${socket.id} ${why}`);
+    });
   });
   await new Promise((done, fail) => server.on('error', fail).listen(port, world.upstreamAddress, done));
   chat.port = server.address().port;
   // Ends like a killed process: connections are cut without a close.
   const connections = new Set();
-  server.on('connection', (socket) => { connections.add(socket); socket.on('close', () => connections.delete(socket)); });
-  chat.kill = () => new Promise((done) => {
-    server.close(done);
-    for (const socket of connections) socket.resetAndDestroy();
-    for (const client of Object.values(io.engine?.clients ?? io.eio?.clients ?? {})) client.close(true);
+  server.on('connection', (socket) => {
+    connections.add(socket);
+    socket.on('close', () => connections.delete(socket));
   });
-  chat.close = async () => { if (server.listening) { io.close(); await chat.kill(); } };
+  chat.kill = () =>
+    new Promise((done) => {
+      server.close(done);
+      for (const socket of connections) socket.resetAndDestroy();
+      for (const client of Object.values(io.engine?.clients ?? io.eio?.clients ?? {})) client.close(true);
+    });
+  chat.close = async () => {
+    if (server.listening) {
+      io.close();
+      await chat.kill();
+    }
+  };
   world.onClose(() => chat.close());
   return chat;
 }
@@ -58,7 +78,14 @@ export const transportOf = (socket) => socket.conn.transport.name;
 export function chatClient(world, gateway, major, { path = '/socket.io', ...options } = {}) {
   const { host, port } = gateway.listener();
   const settings = {
-    path, ca: world.ca.text, forceNew: true, reconnectionDelay: 100, reconnectionDelayMax: 200, reconnection: false, timeout: 10_000, ...options,
+    path,
+    ca: world.ca.text,
+    forceNew: true,
+    reconnectionDelay: 100,
+    reconnectionDelayMax: 200,
+    reconnection: false,
+    timeout: 10_000,
+    ...options,
   };
   // Certificates also contain the address, so no name resolution is needed.
   const client = (major === 2 ? io2 : io4)(`https://${host}:${port}`, settings);

@@ -2,11 +2,35 @@
 
 import { run } from './processes.mjs';
 
-export async function curl(world, gateway, path, { args = [], host, listener = gateway.listener(), input, port = listener.port, raw = false } = {}) {
+export async function curl(
+  world,
+  gateway,
+  path,
+  { args = [], host, listener = gateway.listener(), input, port = listener.port, raw = false } = {},
+) {
   const name = host ?? 'localhost';
   const url = `https://${name}:${port}${path}`;
-  const result = await run('curl', ['--silent', '--show-error', '--include', '--path-as-is', '--http1.1', '--max-time', '50', '--cacert', world.ca.crt,
-    '--connect-to', `${name}:${port}:${listener.host}:${listener.port}`, '--write-out', '%{stderr}\n#curl %{json}\n', ...args, url], { input });
+  const result = await run(
+    'curl',
+    [
+      '--silent',
+      '--show-error',
+      '--include',
+      '--path-as-is',
+      '--http1.1',
+      '--max-time',
+      '50',
+      '--cacert',
+      world.ca.crt,
+      '--connect-to',
+      `${name}:${port}:${listener.host}:${listener.port}`,
+      '--write-out',
+      '%{stderr}\n#curl %{json}\n',
+      ...args,
+      url,
+    ],
+    { input },
+  );
   const told = /#curl (\{.*\})\s*$/s.exec(result.err);
   const facts = told ? JSON.parse(told[1]) : {};
   if (raw) return { ...result, facts };
@@ -21,7 +45,18 @@ export async function curl(world, gateway, path, { args = [], host, listener = g
     if (!(heads.at(-1).status >= 100 && heads.at(-1).status < 200)) break;
   }
   const last = heads.at(-1) ?? { headers: new Map() };
-  return { ...result, facts, heads, status: last.status, version: last.version, headers: last.headers, body: bytes, get json() { return JSON.parse(bytes.toString()); } };
+  return {
+    ...result,
+    facts,
+    heads,
+    status: last.status,
+    version: last.version,
+    headers: last.headers,
+    body: bytes,
+    get json() {
+      return JSON.parse(bytes.toString());
+    },
+  };
 }
 
 export function parseHead(text) {

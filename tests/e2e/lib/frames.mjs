@@ -2,7 +2,11 @@
 
 import { randomBytes } from 'node:crypto';
 
-export const TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10;
+export const TEXT = 1,
+  BINARY = 2,
+  CLOSE = 8,
+  PING = 9,
+  PONG = 10;
 
 /** Encodes one frame, masked like a client's. */
 export function frame(opcode, payload, { final = true, masked = true } = {}) {
@@ -26,11 +30,18 @@ export function unframe(bytes) {
   if (bytes.length < 2) return null;
   let at = 2;
   let length = bytes[1] & 127;
-  if (length === 126) { if (bytes.length < 4) return null; length = bytes.readUInt16BE(2); at = 4; }
-  else if (length === 127) { if (bytes.length < 10) return null; length = Number(bytes.readBigUInt64BE(2)); at = 10; }
+  if (length === 126) {
+    if (bytes.length < 4) return null;
+    length = bytes.readUInt16BE(2);
+    at = 4;
+  } else if (length === 127) {
+    if (bytes.length < 10) return null;
+    length = Number(bytes.readBigUInt64BE(2));
+    at = 10;
+  }
   const masked = (bytes[1] & 128) !== 0;
   if (bytes.length < at + (masked ? 4 : 0) + length) return null;
-  const key = masked ? bytes.subarray(at, at += 4) : null;
+  const key = masked ? bytes.subarray(at, (at += 4)) : null;
   const payload = Buffer.from(bytes.subarray(at, at + length));
   if (key) for (let i = 0; i < length; i++) payload[i] ^= key[i & 3];
   return { opcode: bytes[0] & 15, final: (bytes[0] & 128) !== 0, payload, rest: bytes.subarray(at + length) };

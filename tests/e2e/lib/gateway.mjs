@@ -67,14 +67,25 @@ export async function startGateway(world, config, { readyStatus = 200, admin: mo
 }
 
 /** Starts the program (or its wrapper) with `args` and waits until its admin listener reports that it is ready. */
-export async function launch({ program = binary(), args, env = {}, admin, config, cwd, readyStatus = 200, readyWithin = 15_000 }) {
+export async function launch({
+  program = binary(),
+  args,
+  env = {},
+  admin,
+  config,
+  cwd,
+  readyStatus = 200,
+  readyWithin = 15_000,
+}) {
   const running = start(program, args, { cwd, env: { ...process.env, RUST_BACKTRACE: '1', ...env } });
   const gateway = {
     process: running,
     config,
     /** The access-log lines so far, parsed. */
     access: [],
-    get stderr() { return running.stderr; },
+    get stderr() {
+      return running.stderr;
+    },
     /** Address and port of the n-th listener of a profile. */
     listener: (profile = 'internet', n = 0) => endpointOf(gateway.config.profile[profile].listener[n].listen),
     admin: (path, options) => get(`http://${admin}${path}`, options),
@@ -86,13 +97,19 @@ export async function launch({ program = binary(), args, env = {}, admin, config
     },
     /** Requests a reload like the command, but without starting a program. */
     post: async () => {
-      const { status, body } = await gateway.admin('/reload', { method: 'POST', headers: { authorization: `Bearer ${TOKEN}` } });
+      const { status, body } = await gateway.admin('/reload', {
+        method: 'POST',
+        headers: { authorization: `Bearer ${TOKEN}` },
+      });
       return { status, ...(body.startsWith('{') ? JSON.parse(body) : { body }) };
     },
     hup: () => running.child.kill('SIGHUP'),
     /** Waits for the first access-log line that matches; a line is written when its request ends. */
-    accessLine: (what, fits) => until(() => `the access-log line ${what} in:\n${running.stdout}\n${running.stderr}`,
-      () => gateway.access.find(fits)),
+    accessLine: (what, fits) =>
+      until(
+        () => `the access-log line ${what} in:\n${running.stdout}\n${running.stderr}`,
+        () => gateway.access.find(fits),
+      ),
     stop: async (signal) => {
       const exit = await running.stop(signal);
       assert.ok(!running.stderr.includes('panicked at'), `the gateway panicked:\n${running.stderr}`);
@@ -101,8 +118,11 @@ export async function launch({ program = binary(), args, env = {}, admin, config
     /** Stops the program and asserts a clean stop: no panic, exit code 0. */
     close: async () => {
       const exit = await gateway.stop();
-      assert.deepEqual({ code: exit.code, signal: exit.signal }, { code: 0, signal: null },
-        `the gateway ended badly:\n${running.stderr}`);
+      assert.deepEqual(
+        { code: exit.code, signal: exit.signal },
+        { code: 0, signal: null },
+        `the gateway ended badly:\n${running.stderr}`,
+      );
     },
   };
   let rest = '';
@@ -116,10 +136,14 @@ export async function launch({ program = binary(), args, env = {}, admin, config
   };
   if (admin) {
     try {
-      await until(() => `${args.join(' ')} to be ready:\n${running.stderr}`, async () => {
-        if (running.exit) throw new Error(`the gateway ended with ${running.exit.code}:\n${running.stderr}`);
-        return (await get(`http://${admin}/readyz`).catch(() => null))?.status === readyStatus;
-      }, { within: readyWithin });
+      await until(
+        () => `${args.join(' ')} to be ready:\n${running.stderr}`,
+        async () => {
+          if (running.exit) throw new Error(`the gateway ended with ${running.exit.code}:\n${running.stderr}`);
+          return (await get(`http://${admin}/readyz`).catch(() => null))?.status === readyStatus;
+        },
+        { within: readyWithin },
+      );
     } catch (error) {
       running.child.kill('SIGKILL');
       throw error;
@@ -136,9 +160,17 @@ export function endpointOf(listen) {
 
 function get(url, { body: sent, ...options } = {}) {
   return new Promise((done, fail) => {
-    http.request(url, { agent: false, ...options }, (answer) => {
-      let body = '';
-      answer.setEncoding('utf8').on('data', (d) => { body += d; }).on('end', () => done({ status: answer.statusCode, body }));
-    }).on('error', fail).end(sent);
+    http
+      .request(url, { agent: false, ...options }, (answer) => {
+        let body = '';
+        answer
+          .setEncoding('utf8')
+          .on('data', (d) => {
+            body += d;
+          })
+          .on('end', () => done({ status: answer.statusCode, body }));
+      })
+      .on('error', fail)
+      .end(sent);
   });
 }

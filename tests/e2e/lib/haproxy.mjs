@@ -10,7 +10,9 @@ import { until } from './wait.mjs';
 export async function startHaproxy(world, sections, { ports = [] } = {}) {
   const dir = mkdtempSync(join(world.dir, 'haproxy-'));
   const conf = join(dir, 'haproxy.cfg');
-  writeFileSync(conf, `global
+  writeFileSync(
+    conf,
+    `global
   maxconn 200
 defaults
   mode tcp
@@ -18,14 +20,19 @@ defaults
   timeout client 30s
   timeout server 30s
 ${sections}
-`);
+`,
+  );
   const running = start(process.env.HAPROXY ?? 'haproxy', ['-db', '-f', conf], {
     env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` },
   });
   world.onClose(() => running.stop('SIGTERM'));
-  for (const [address, port] of ports) await until(() => `haproxy on ${address}:${port}: ${running.stderr}`, () => {
-    if (running.exit) throw new Error(`haproxy ended: ${running.stderr}`);
-    return reachable(address, port);
-  });
+  for (const [address, port] of ports)
+    await until(
+      () => `haproxy on ${address}:${port}: ${running.stderr}`,
+      () => {
+        if (running.exit) throw new Error(`haproxy ended: ${running.stderr}`);
+        return reachable(address, port);
+      },
+    );
   return running;
 }

@@ -47,7 +47,9 @@ let open = 0;
 /** Registers a resource that the file closes by itself at its end; returns a function to call when it is closed. */
 export function opened() {
   open++;
-  return () => { open--; };
+  return () => {
+    open--;
+  };
 }
 
 function look(since = Date.now()) {
@@ -61,7 +63,9 @@ function look(since = Date.now()) {
       console.error(`${file}: ended ${Date.now() - since} ms after its tests, with ${kept.join()} pending`);
       process.exit();
     }
-    console.error(`${file} LINGERS: its tests have been over for ${Date.now() - since} ms, and it is kept alive by\n  ${kept.join('\n  ')}`);
+    console.error(
+      `${file} LINGERS: its tests have been over for ${Date.now() - since} ms, and it is kept alive by\n  ${kept.join('\n  ')}`,
+    );
     process.exit(1);
   }, GRACE).unref();
 }

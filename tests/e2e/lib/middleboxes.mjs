@@ -6,9 +6,18 @@ import tls from 'node:tls';
 
 const closing = (world, server) => {
   const sockets = new Set();
-  server.on('connection', (socket) => { sockets.add(socket); socket.on('error', () => {}).on('close', () => sockets.delete(socket)); });
+  server.on('connection', (socket) => {
+    sockets.add(socket);
+    socket.on('error', () => {}).on('close', () => sockets.delete(socket));
+  });
   server.on('tlsClientError', () => {});
-  world.onClose(() => new Promise((done) => { for (const socket of sockets) socket.destroy(); server.close(() => done()); }));
+  world.onClose(
+    () =>
+      new Promise((done) => {
+        for (const socket of sockets) socket.destroy();
+        server.close(() => done());
+      }),
+  );
 };
 
 const listening = async (world, server, address = world.address) => {
@@ -28,7 +37,12 @@ export async function http2Only(world, gateway) {
   const hop = ['connection', 'upgrade', 'host', 'keep-alive', 'transfer-encoding', 'http2-settings'];
   const forward = (req, answer) => {
     const fields = Object.fromEntries(Object.entries(req.headers).filter(([name]) => !hop.includes(name)));
-    const stream = session.request({ ':method': req.method, ':path': req.url, ':authority': `${host}:${port}`, ...fields });
+    const stream = session.request({
+      ':method': req.method,
+      ':path': req.url,
+      ':authority': `${host}:${port}`,
+      ...fields,
+    });
     stream.on('response', (headers) => {
       const plain = Object.entries(headers).filter(([name]) => !name.startsWith(':'));
       answer(headers[':status'], plain, stream);
@@ -36,11 +50,17 @@ export async function http2Only(world, gateway) {
     stream.on('error', () => {});
     return stream;
   };
-  const server = https.createServer({ key: world.certs.gateway.keyText, cert: world.certs.gateway.crtText }, (req, res) => {
-    const stream = forward(req, (status, fields, body) => { res.writeHead(status, fields.flat()); body.pipe(res); });
-    res.on('close', () => stream.close(http2.constants.NGHTTP2_CANCEL));
-    req.pipe(stream);
-  });
+  const server = https.createServer(
+    { key: world.certs.gateway.keyText, cert: world.certs.gateway.crtText },
+    (req, res) => {
+      const stream = forward(req, (status, fields, body) => {
+        res.writeHead(status, fields.flat());
+        body.pipe(res);
+      });
+      res.on('close', () => stream.close(http2.constants.NGHTTP2_CANCEL));
+      req.pipe(stream);
+    },
+  );
   server.on('upgrade', (req, socket) => {
     forward(req, (status, _, body) => {
       body.resume();
@@ -55,11 +75,22 @@ export async function http2Only(world, gateway) {
  */
 export async function swallower(world, to, { swallow, cert = world.certs.gateway, address = world.address }) {
   const server = tls.createServer({ key: cert.keyText, cert: cert.crtText, ALPNProtocols: ['http/1.1'] }, (near) => {
-    const far = tls.connect({ host: to.host, port: to.port, servername: 'localhost', ca: world.ca.text, rejectUnauthorized: false });
+    const far = tls.connect({
+      host: to.host,
+      port: to.port,
+      servername: 'localhost',
+      ca: world.ca.text,
+      rejectUnauthorized: false,
+    });
     let switched = false;
-    near.on('data', (data) => { if (!switched || !swallow.includes('client')) far.write(data); });
+    near.on('data', (data) => {
+      if (!switched || !swallow.includes('client')) far.write(data);
+    });
     far.on('data', (data) => {
-      if (switched) { if (!swallow.includes('server')) near.write(data); return; }
+      if (switched) {
+        if (!swallow.includes('server')) near.write(data);
+        return;
+      }
       // Bytes behind the head of a 101 are swallowed too.
       const text = data.toString('latin1');
       if (text.startsWith('HTTP/1.1 101')) {
@@ -68,7 +99,11 @@ export async function swallower(world, to, { swallow, cert = world.certs.gateway
         near.write(swallow.includes('server') ? data.subarray(0, end) : data);
       } else near.write(data);
     });
-    for (const [one, other] of [[near, far], [far, near]]) one.on('error', () => other.destroy()).on('close', () => other.destroy());
+    for (const [one, other] of [
+      [near, far],
+      [far, near],
+    ])
+      one.on('error', () => other.destroy()).on('close', () => other.destroy());
   });
   return listening(world, server, address);
 }
@@ -87,4 +122,5 @@ export const nginxServer = (world, address, port, to, more = '', cert = world.ce
   }`;
 
 /** Directives with which nginx forwards WebSockets. */
-export const passesUpgrades = 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";';
+export const passesUpgrades =
+  'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";';

@@ -26,9 +26,14 @@ export const noNetwork = (() => {
 export async function openNetwork(world, hosts, { delay = {}, otherwise = 5, loss = 0, seed = 1 } = {}) {
   const tag = process.pid.toString(36);
   const plan = { hosts: {}, delay, else: otherwise, loss, seed };
-  hosts.forEach((name, i) => { plan.hosts[name] = { device: `agw${tag}-${i}`, address: `10.77.0.${i + 1}` }; });
+  hosts.forEach((name, i) => {
+    plan.hosts[name] = { device: `agw${tag}-${i}`, address: `10.77.0.${i + 1}` };
+  });
   const wires = start('python3', [wire, JSON.stringify(plan)], { stdio: ['pipe', 'pipe', 'pipe'] });
-  await until(() => `the wires: ${wires.stderr}`, () => wires.stdout.startsWith('up'));
+  await until(
+    () => `the wires: ${wires.stderr}`,
+    () => wires.stdout.startsWith('up'),
+  );
   const ip = (...args) => execFileSync('ip', args, { stdio: ['ignore', 'pipe', 'pipe'] });
   const network = {};
   const running = new Set();
@@ -47,7 +52,9 @@ export async function openNetwork(world, hosts, { delay = {}, otherwise = 5, los
     ip('-n', namespace, 'link', 'set', device, 'up');
     const inside = (program, args) => ['netns', 'exec', namespace, program, ...args];
     network[name] = {
-      name, namespace, address,
+      name,
+      namespace,
+      address,
       /** Starts a long-running program on this host. */
       start: (program, args, options) => {
         const one = start('ip', inside(program, args), options);

@@ -12,12 +12,15 @@ export async function startNginx(world, http, { ports = [], events = '', stream 
   mkdirSync(join(prefix, 'logs'));
   const conf = join(prefix, 'nginx.conf');
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
-    .map((what) => `${what}_temp_path ${prefix}/${what};`).join('\n  ');
+    .map((what) => `${what}_temp_path ${prefix}/${what};`)
+    .join('\n  ');
   // As root, workers would change to `nobody` and could not enter the private temporary directory.
   const user = process.getuid() === 0 ? 'user root;' : '';
   // In Debian the stream module is a separate file.
   const module = stream && `load_module ${process.env.NGINX_MODULES ?? '/usr/lib/nginx/modules'}/ngx_stream_module.so;`;
-  writeFileSync(conf, `${user}
+  writeFileSync(
+    conf,
+    `${user}
 ${module}
 daemon off;
 worker_processes 1;
@@ -32,19 +35,30 @@ http {
   ${http.replaceAll('$PREFIX', prefix)}
 }
 ${stream && `stream { ${stream.replaceAll('$PREFIX', prefix)} }`}
-`);
+`,
+  );
   const running = start(process.env.NGINX ?? 'nginx', ['-p', prefix, '-e', 'stderr', '-c', conf], {
     env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` },
   });
   running.prefix = prefix;
-  for (const [address, port] of ports) await until(() => `nginx on ${address}:${port}: ${running.stderr}`, () => {
-    if (running.exit) throw new Error(`nginx ended: ${running.stderr}`);
-    return reachable(address, port);
-  });
+  for (const [address, port] of ports)
+    await until(
+      () => `nginx on ${address}:${port}: ${running.stderr}`,
+      () => {
+        if (running.exit) throw new Error(`nginx ended: ${running.stderr}`);
+        return reachable(address, port);
+      },
+    );
   return running;
 }
 
-export const reachable = (address, port) => new Promise((done) => {
-  const socket = net.connect({ host: address, port });
-  socket.on('connect', () => { socket.destroy(); done(true); }).on('error', () => done(false));
-});
+export const reachable = (address, port) =>
+  new Promise((done) => {
+    const socket = net.connect({ host: address, port });
+    socket
+      .on('connect', () => {
+        socket.destroy();
+        done(true);
+      })
+      .on('error', () => done(false));
+  });

@@ -23,7 +23,11 @@ async function sendPattern(answer, size) {
     if (answer.destroyed) return;
     if (!answer.write(piece)) {
       await new Promise((go) => {
-        const on = () => { answer.off('drain', on); answer.off('close', on); go(); };
+        const on = () => {
+          answer.off('drain', on);
+          answer.off('close', on);
+          go();
+        };
         answer.on('drain', on).on('close', on);
       });
     }
@@ -38,15 +42,24 @@ const builtIn = {
   '/digest': (req, res, seen) => {
     const hash = createHash('sha256');
     let length = 0;
-    req.on('data', (d) => { hash.update(d); length += d.length; });
+    req.on('data', (d) => {
+      hash.update(d);
+      length += d.length;
+    });
     req.on('end', () => json(res, { ...seen, length, sha256: hash.digest('hex'), trailers: req.rawTrailers }));
   },
   // Echoes the body while it arrives.
-  '/mirror': (req, res) => { res.writeHead(200, { 'content-type': 'application/octet-stream' }); req.pipe(res); },
+  '/mirror': (req, res) => {
+    res.writeHead(200, { 'content-type': 'application/octet-stream' });
+    req.pipe(res);
+  },
   // `?size=N` bytes of the pattern; with `?length=1` a Content-Length, else chunked.
   '/pattern': (req, res, seen) => {
     const size = Number(seen.query.get('size'));
-    res.writeHead(200, { 'content-type': 'application/octet-stream', ...(seen.query.has('length') && { 'content-length': size }) });
+    res.writeHead(200, {
+      'content-type': 'application/octet-stream',
+      ...(seen.query.has('length') && { 'content-length': size }),
+    });
     if (req.method === 'HEAD') res.end();
     else sendPattern(res, size);
   },
@@ -57,9 +70,20 @@ const builtIn = {
     res.end();
   },
   '/headers': (req, res) => {
-    res.writeHead(200, [['X-Frame-Options', 'DENY'], ['Server', 'origin/1'], ['X-Powered-By', 'node'],
-      ['Set-Cookie', 'a=1; Path=/'], ['Set-Cookie', 'b=2; Secure'], ['X-Kept', 'yes'],
-      ['Connection', 'keep-alive, X-Named'], ['X-Named', 'hop'], ['Content-Length', '2']].flat());
+    res.writeHead(
+      200,
+      [
+        ['X-Frame-Options', 'DENY'],
+        ['Server', 'origin/1'],
+        ['X-Powered-By', 'node'],
+        ['Set-Cookie', 'a=1; Path=/'],
+        ['Set-Cookie', 'b=2; Secure'],
+        ['X-Kept', 'yes'],
+        ['Connection', 'keep-alive, X-Named'],
+        ['X-Named', 'hop'],
+        ['Content-Length', '2'],
+      ].flat(),
+    );
     res.end('ok');
   },
 };
@@ -71,30 +95,50 @@ function json(res, what) {
   res.end(body);
 }
 
-export async function startOrigin(world, { address = world.upstreamAddress, port = 0, cert = world.certs.upstream, routes = {}, tls = {} } = {}) {
+export async function startOrigin(
+  world,
+  { address = world.upstreamAddress, port = 0, cert = world.certs.upstream, routes = {}, tls = {} } = {},
+) {
   const handlers = { ...builtIn, ...routes };
   const origin = { requests: [], connections: 0, aborted: 0 };
   // The origin records requests. Limits of Node would hide requests that the gateway forwards.
-  const server = https.createServer({ key: cert.keyText, cert: cert.crtText, maxHeaderSize: 256 * 1024, ...tls }, (req, res) => {
-    // Not `new URL`, which normalises the target and takes `//x` for a host.
-    const [pathname, search = ''] = req.url.split('?', 2);
-    const seen = {
-      method: req.method, url: req.url, version: req.httpVersion, rawHeaders: req.rawHeaders, headers: req.headers,
-      connection: req.socket.number, query: new URLSearchParams(search),
-    };
-    origin.requests.push(seen);
-    res.on('close', () => { if (!res.writableFinished) origin.aborted += 1; });
-    const path = Object.keys(handlers).find((p) => pathname.endsWith(p));
-    if (path !== undefined) handlers[path](req, res, seen, origin);
-    else json(res, seen);
-  });
+  const server = https.createServer(
+    { key: cert.keyText, cert: cert.crtText, maxHeaderSize: 256 * 1024, ...tls },
+    (req, res) => {
+      // Not `new URL`, which normalises the target and takes `//x` for a host.
+      const [pathname, search = ''] = req.url.split('?', 2);
+      const seen = {
+        method: req.method,
+        url: req.url,
+        version: req.httpVersion,
+        rawHeaders: req.rawHeaders,
+        headers: req.headers,
+        connection: req.socket.number,
+        query: new URLSearchParams(search),
+      };
+      origin.requests.push(seen);
+      res.on('close', () => {
+        if (!res.writableFinished) origin.aborted += 1;
+      });
+      const path = Object.keys(handlers).find((p) => pathname.endsWith(p));
+      if (path !== undefined) handlers[path](req, res, seen, origin);
+      else json(res, seen);
+    },
+  );
   server.keepAliveTimeout = 60_000;
-  server.on('secureConnection', (socket) => { origin.connections += 1; socket.number = origin.connections; });
+  server.on('secureConnection', (socket) => {
+    origin.connections += 1;
+    socket.number = origin.connections;
+  });
   server.on('tlsClientError', () => {});
   origin.server = server;
   await new Promise((done, fail) => server.on('error', fail).listen(port, address, done));
   origin.port = server.address().port;
   origin.url = `https://${address}:${origin.port}`;
-  origin.close = () => new Promise((done) => { server.close(done); server.closeAllConnections(); });
+  origin.close = () =>
+    new Promise((done) => {
+      server.close(done);
+      server.closeAllConnections();
+    });
   return origin;
 }

@@ -8,18 +8,28 @@ process.env.APP_GATEWAY_ALLOW_ROOT ??= '1';
 
 // A test process leaves no children behind, however it ends.
 const children = new Set();
-process.on('exit', () => { for (const child of children) child.kill('SIGKILL'); });
+process.on('exit', () => {
+  for (const child of children) child.kill('SIGKILL');
+});
 for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => process.exit(1));
 
 /** Starts a long-running program and collects its output. */
 export function start(program, args, options = {}) {
   const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options });
   const running = { child, pid: child.pid, stdout: '', stderr: '', exit: undefined, onStdout: () => {} };
-  child.stdout.setEncoding('utf8').on('data', (text) => { running.stdout += text; running.onStdout(text); });
-  child.stderr.setEncoding('utf8').on('data', (text) => { running.stderr += text; });
+  child.stdout.setEncoding('utf8').on('data', (text) => {
+    running.stdout += text;
+    running.onStdout(text);
+  });
+  child.stderr.setEncoding('utf8').on('data', (text) => {
+    running.stderr += text;
+  });
   running.ended = new Promise((done) => {
-    child.on('error', (error) => { running.stderr += String(error); done(running.exit = { code: -1, error }); });
-    child.on('close', (code, signal) => done(running.exit = { code, signal }));
+    child.on('error', (error) => {
+      running.stderr += String(error);
+      done((running.exit = { code: -1, error }));
+    });
+    child.on('close', (code, signal) => done((running.exit = { code, signal })));
   });
   children.add(child);
   running.ended.then(() => children.delete(child));

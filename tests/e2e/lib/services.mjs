@@ -9,9 +9,10 @@ import { readFileSync } from 'node:fs';
 import { start } from './processes.mjs';
 import { until } from './wait.mjs';
 
-const listening = (server, ...where) => new Promise((done, fail) => {
-  server.on('error', fail).listen(...where, () => done(server));
-});
+const listening = (server, ...where) =>
+  new Promise((done, fail) => {
+    server.on('error', fail).listen(...where, () => done(server));
+  });
 
 /** A TCP server on `host:port`; `serve` gets each connection. It closes with the world. */
 export async function tcp(world, host, port, serve) {
@@ -22,7 +23,13 @@ export async function tcp(world, host, port, serve) {
     serve(socket);
   });
   await listening(server, port, host);
-  world.onClose(() => new Promise((done) => { for (const socket of sockets) socket.destroy(); server.close(done); }));
+  world.onClose(
+    () =>
+      new Promise((done) => {
+        for (const socket of sockets) socket.destroy();
+        server.close(done);
+      }),
+  );
   return server;
 }
 
@@ -36,15 +43,19 @@ export const silent = () => {};
 export const mail = (socket) => socket.write('220 mail.example.com ESMTP\r\n');
 
 /** A pre-login response of MS-TDS: version 15 is SQL Server 2019; encryption 2 is "not supported". */
-export const sqlServer = ({ major = 15, encryption = 0 } = {}) => answers(Buffer.from([
-  4, 1, 0, 26, 0, 0, 1, 0, 0, 0, 11, 0, 6, 1, 0, 17, 0, 1, 255, major, 0, 0x07, 0xd0, 0, 0, encryption]));
+export const sqlServer = ({ major = 15, encryption = 0 } = {}) =>
+  answers(
+    Buffer.from([4, 1, 0, 26, 0, 0, 1, 0, 0, 0, 11, 0, 6, 1, 0, 17, 0, 1, 255, major, 0, 0x07, 0xd0, 0, 0, encryption]),
+  );
 
 /** Sends an `enquire_link_resp`. */
 export const smppGateway = answers(Buffer.from([0, 0, 0, 16, 0x80, 0, 0, 0x15, 0, 0, 0, 0, 0, 0, 0, 1]));
 
 /** Answers with an XMPP stream header. */
-export const xmppServer = (from) => answers(
-  `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='${from}' id='1' version='1.0'>`);
+export const xmppServer = (from) =>
+  answers(
+    `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='${from}' id='1' version='1.0'>`,
+  );
 
 /** A STUN binding success response with XOR-MAPPED-ADDRESS (IPv4) and SOFTWARE (RFC 8489). */
 function bindingSuccess(request, { address, port }) {
@@ -58,7 +69,9 @@ function bindingSuccess(request, { address, port }) {
   };
   const mapped = Buffer.from([0, 1, 0, 0, ...address.split('.').map(Number)]);
   mapped.writeUInt16BE(port ^ 0x2112, 2);
-  [0x21, 0x12, 0xa4, 0x42].forEach((byte, i) => { mapped[4 + i] ^= byte; });
+  [0x21, 0x12, 0xa4, 0x42].forEach((byte, i) => {
+    mapped[4 + i] ^= byte;
+  });
   const body = Buffer.concat([attribute(0x8022, Buffer.from('stand-in')), attribute(0x0020, mapped)]);
   const head = Buffer.from(request.subarray(0, 20));
   head.writeUInt16BE(0x0101, 0);
@@ -68,13 +81,19 @@ function bindingSuccess(request, { address, port }) {
 
 /** A TURN server over TCP and UDP. It ignores the first datagram, because networks lose packets. */
 export async function turnServer(world, host, port, { udp = 'good' } = {}) {
-  await tcp(world, host, port, (socket) => socket.on('data', (request) => socket.write(
-    bindingSuccess(request, { address: socket.remoteAddress, port: socket.remotePort }))));
+  await tcp(world, host, port, (socket) =>
+    socket.on('data', (request) =>
+      socket.write(bindingSuccess(request, { address: socket.remoteAddress, port: socket.remotePort })),
+    ),
+  );
   if (udp === 'none') return;
   const server = dgram.createSocket('udp4');
   let lost = false;
   server.on('message', (request, from) => {
-    if (!lost) { lost = true; return; }
+    if (!lost) {
+      lost = true;
+      return;
+    }
     server.send(udp === 'garbage' ? 'hello' : bindingSuccess(request, from), from.port, from.address);
   });
   await new Promise((done) => server.bind(port, host, done));
@@ -85,7 +104,13 @@ export async function turnServer(world, host, port, { udp = 'good' } = {}) {
 export async function httpsServer(world, host, port, cert, answer) {
   const server = https.createServer({ key: readFileSync(cert.key), cert: readFileSync(cert.crt) }, answer);
   await listening(server, port, host);
-  world.onClose(() => new Promise((done) => { server.closeAllConnections(); server.close(done); }));
+  world.onClose(
+    () =>
+      new Promise((done) => {
+        server.closeAllConnections();
+        server.close(done);
+      }),
+  );
   return server;
 }
 
@@ -97,7 +122,10 @@ export const finesseSays = (status) => (req, res) => {
 
 /** A forward proxy: `decide(host)` returns a status, or the `host:port` to connect to. */
 export async function forwardProxy(world, host, port, decide) {
-  const server = http.createServer((_, res) => { res.statusCode = 400; res.end(); });
+  const server = http.createServer((_, res) => {
+    res.statusCode = 400;
+    res.end();
+  });
   const sockets = new Set();
   server.on('connect', (req, socket, head) => {
     sockets.add(socket);
@@ -117,11 +145,14 @@ export async function forwardProxy(world, host, port, decide) {
     far.on('error', () => socket.destroy());
   });
   await listening(server, port, host);
-  world.onClose(() => new Promise((done) => {
-    for (const socket of sockets) socket.destroy();
-    server.closeAllConnections();
-    server.close(done);
-  }));
+  world.onClose(
+    () =>
+      new Promise((done) => {
+        for (const socket of sockets) socket.destroy();
+        server.closeAllConnections();
+        server.close(done);
+      }),
+  );
 }
 
 /** A port whose accept queue is full: SYNs are dropped, as by a firewall. */
@@ -138,7 +169,10 @@ export async function blackHole(world, host, port) {
     sockets.push(socket);
     full = await new Promise((done) => {
       const timer = setTimeout(() => done(true), 300);
-      socket.once('connect', () => { clearTimeout(timer); done(false); });
+      socket.once('connect', () => {
+        clearTimeout(timer);
+        done(false);
+      });
     });
   }
   world.onClose(async () => {

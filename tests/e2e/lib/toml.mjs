@@ -5,16 +5,22 @@ const bare = (key) => (/^[A-Za-z0-9_-]+$/.test(key) ? key : JSON.stringify(key))
 function value(v) {
   if (Array.isArray(v)) return `[${v.map(value).join(', ')}]`;
   if (v !== null && typeof v === 'object') {
-    return `{ ${Object.entries(v).map(([k, w]) => `${bare(k)} = ${value(w)}`).join(', ')} }`;
+    return `{ ${Object.entries(v)
+      .map(([k, w]) => `${bare(k)} = ${value(w)}`)
+      .join(', ')} }`;
   }
   return JSON.stringify(v);
 }
 
-const lines = (table) => Object.entries(table).map(([k, v]) => `${bare(k)} = ${value(v)}\n`).join('');
+const lines = (table) =>
+  Object.entries(table)
+    .map(([k, v]) => `${bare(k)} = ${value(v)}\n`)
+    .join('');
 
 export function toToml(config) {
   let out = '';
-  for (const single of ['gateway', 'admin', 'doctor']) if (config[single]) out += `[${single}]\n${lines(config[single])}\n`;
+  for (const single of ['gateway', 'admin', 'doctor'])
+    if (config[single]) out += `[${single}]\n${lines(config[single])}\n`;
   for (const kind of ['certificate', 'upstream']) {
     for (const [name, table] of Object.entries(config[kind] ?? {})) out += `[${kind}.${bare(name)}]\n${lines(table)}\n`;
   }

@@ -10,7 +10,8 @@ export async function until(what, condition, { within = 10_000, every = 20 } = {
   for (;;) {
     const value = await condition();
     if (value) return value;
-    if (Date.now() > deadline) throw new Error(`waited ${within} ms in vain for ${typeof what === 'function' ? what() : what}`);
+    if (Date.now() > deadline)
+      throw new Error(`waited ${within} ms in vain for ${typeof what === 'function' ? what() : what}`);
     await tick(every);
   }
 }
@@ -33,6 +34,6 @@ export async function inTime(what, promise, within = 15_000) {
 /** The arguments of the next `event` of an emitter as an array; fails after `within` ms. */
 export function once(emitter, event, within = 15_000) {
   let listener;
-  const next = new Promise((done) => emitter.once(event, listener = (...args) => done(args)));
+  const next = new Promise((done) => emitter.once(event, (listener = (...args) => done(args))));
   return inTime(`the event "${event}"`, next, within).finally(() => emitter.off(event, listener));
 }

@@ -15,7 +15,7 @@ import { inTime } from './wait.mjs';
 export async function openWorld(story, { names = [] } = {}) {
   const dir = mkdtempSync(join(tmpdir(), `app-gateway-${story}-`));
   // One /24 of 127/8 for each test process, so that files running side by side never share a port.
-  const net24 = `127.${20 + (process.pid >> 8) % 200}.${process.pid & 255}`;
+  const net24 = `127.${20 + ((process.pid >> 8) % 200)}.${process.pid & 255}`;
   const address = `${net24}.1`;
   const upstreamAddress = `${net24}.2`;
   const certsDir = join(dir, 'certs');
@@ -26,7 +26,10 @@ export async function openWorld(story, { names = [] } = {}) {
   const closed = opened();
   const given = new Set();
   const world = {
-    dir, address, upstreamAddress, ca,
+    dir,
+    address,
+    upstreamAddress,
+    ca,
     certs: {
       gateway: ca.issue('gateway', everyName),
       gatewayRsa: ca.issue('gateway-rsa', everyName, { kind: 'rsa' }),
@@ -38,10 +41,16 @@ export async function openWorld(story, { names = [] } = {}) {
       for (;;) {
         const port = await new Promise((done, fail) => {
           const probe = net.createServer().on('error', fail);
-          probe.listen(0, on, () => { const free = probe.address().port; probe.close(() => done(free)); });
+          probe.listen(0, on, () => {
+            const free = probe.address().port;
+            probe.close(() => done(free));
+          });
         });
         // The system tends to return the port again that was closed last.
-        if (!given.has(`${on} ${port}`)) { given.add(`${on} ${port}`); return port; }
+        if (!given.has(`${on} ${port}`)) {
+          given.add(`${on} ${port}`);
+          return port;
+        }
       }
     },
     gateway: async (config, options) => {
@@ -66,7 +75,8 @@ export async function openWorld(story, { names = [] } = {}) {
       upstream,
       profile: {
         internet: {
-          certificates: ['main'], ...profile,
+          certificates: ['main'],
+          ...profile,
           listener: [{ listen: `${address}:${await world.freePort()}`, ...listener }],
           route,
         },

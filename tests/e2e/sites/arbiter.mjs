@@ -9,12 +9,16 @@ import { readFileSync } from 'node:fs';
 const { sites, ca: caFile } = JSON.parse(process.argv[2]);
 const ca = readFileSync(caFile);
 
-const ask = (url) => new Promise((done) => {
-  const request = https.get(`${url}/ready`, { ca, agent: false, timeout: 1000 }, (answer) => {
-    answer.resume().on('end', () => done(answer.statusCode === 200)).on('error', () => done(false));
+const ask = (url) =>
+  new Promise((done) => {
+    const request = https.get(`${url}/ready`, { ca, agent: false, timeout: 1000 }, (answer) => {
+      answer
+        .resume()
+        .on('end', () => done(answer.statusCode === 200))
+        .on('error', () => done(false));
+    });
+    request.on('timeout', () => request.destroy()).on('error', () => done(false));
   });
-  request.on('timeout', () => request.destroy()).on('error', () => done(false));
-});
 
 for (const [site, url] of Object.entries(sites)) {
   let known;

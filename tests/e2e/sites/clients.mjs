@@ -20,9 +20,14 @@ const transports = [['polling'], ['polling', 'websocket'], ['websocket']];
 
 function person(number) {
   const client = (number % 4 === 3 ? io2 : io4)(url, {
-    ca, forceNew: true, transports: transports[number % 3], timeout: 5000,
+    ca,
+    forceNew: true,
+    transports: transports[number % 3],
+    timeout: 5000,
     // The defaults of the library: between 1 and 5 seconds, randomised by half.
-    reconnectionDelay: 1000, reconnectionDelayMax: 5000, randomizationFactor: 0.5,
+    reconnectionDelay: 1000,
+    reconnectionDelayMax: 5000,
+    randomizationFactor: 0.5,
   });
   client.on('connect', () => say({ kind: 'connect', number }));
   client.on('disconnect', (why) => say({ kind: 'disconnect', number, why }));
@@ -35,16 +40,34 @@ function person(number) {
     say({ kind: 'note', id });
     client.emit('note', id, () => say({ kind: 'answered', id }));
   }, 400);
-  return () => { clearInterval(chat); return sleep(1500).then(() => client.close()); };
+  return () => {
+    clearInterval(chat);
+    return sleep(1500).then(() => client.close());
+  };
 }
 
 /** One POST: its status, or the code of its error. Each uses a connection of its own, as platforms do. */
 function post(path, body, { within }) {
   return new Promise((done) => {
-    const request = https.request(`${url}${path}`, {
-      method: 'POST', ca, agent: false, headers: { 'content-length': body.reduce((n, part) => n + part.length, 0) },
-    }, (answer) => { answer.resume().on('end', () => done(answer.statusCode)).on('error', () => done('cut')); });
-    const timer = setTimeout(() => { request.destroy(); done('timeout'); }, within);
+    const request = https.request(
+      `${url}${path}`,
+      {
+        method: 'POST',
+        ca,
+        agent: false,
+        headers: { 'content-length': body.reduce((n, part) => n + part.length, 0) },
+      },
+      (answer) => {
+        answer
+          .resume()
+          .on('end', () => done(answer.statusCode))
+          .on('error', () => done('cut'));
+      },
+    );
+    const timer = setTimeout(() => {
+      request.destroy();
+      done('timeout');
+    }, within);
     request.on('close', () => clearTimeout(timer)).on('error', (error) => done(error.code ?? error.message));
     (async () => {
       for (const part of body) {

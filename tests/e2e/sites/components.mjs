@@ -19,7 +19,9 @@ const server = https.createServer({ key: readFileSync(key), cert: readFileSync(c
   const { pathname, searchParams } = new URL(req.url, 'https://site');
   if (pathname.startsWith('/socket.io/')) return;
   let bytes = 0;
-  req.on('data', (part) => { bytes += part.length; });
+  req.on('data', (part) => {
+    bytes += part.length;
+  });
   req.on('end', () => {
     say({ kind: pathname.slice(1), id: searchParams.get('id'), bytes });
     res.end('taken');
@@ -31,7 +33,10 @@ const server = https.createServer({ key: readFileSync(key), cert: readFileSync(c
 const io = new Server(server, { allowEIO3: true, pingInterval: 3000, pingTimeout: 6000 });
 io.on('connection', (socket) => {
   say({ kind: 'session', id: socket.id, address: socket.handshake.headers['x-forwarded-for'] });
-  socket.on('note', (id, answer) => { say({ kind: 'note', id }); answer(name); });
+  socket.on('note', (id, answer) => {
+    say({ kind: 'note', id });
+    answer(name);
+  });
 });
 const still = stillness();
 setInterval(() => say({ kind: 'still', ms: still() }), 1000).unref();

@@ -29,18 +29,33 @@ const told = {};
 /** Milliseconds from the loss of a session to the next answer, for each client that is back. */
 let back = [];
 
-const count = (counts, key) => { counts[key] = (counts[key] ?? 0) + 1; };
+const count = (counts, key) => {
+  counts[key] = (counts[key] ?? 0) + 1;
+};
 
 function join(number) {
   const ways = transports[number % 3];
-  const client = number >= real ? new Light(url, secureContext, ways) : (number % 4 === 3 ? io2 : io4)(url, {
-    agent: new https.Agent({ keepAlive: true, secureContext }), forceNew: true, transports: ways, timeout: 20_000,
-    // The defaults of the library: between 1 and 5 seconds, randomised by half.
-    reconnectionDelay: 1000, reconnectionDelayMax: 5000, randomizationFactor: 0.5,
-  });
-  const one = { client, home: undefined, since: undefined, note: client.note?.bind(client) ?? client.emit.bind(client, 'note') };
+  const client =
+    number >= real
+      ? new Light(url, secureContext, ways)
+      : (number % 4 === 3 ? io2 : io4)(url, {
+          agent: new https.Agent({ keepAlive: true, secureContext }),
+          forceNew: true,
+          transports: ways,
+          timeout: 20_000,
+          // The defaults of the library: between 1 and 5 seconds, randomised by half.
+          reconnectionDelay: 1000,
+          reconnectionDelayMax: 5000,
+          randomizationFactor: 0.5,
+        });
+  const one = {
+    client,
+    home: undefined,
+    since: undefined,
+    note: client.note?.bind(client) ?? client.emit.bind(client, 'note'),
+  };
   client.on('disconnect', (why) => {
-    count(lost[one.home] ??= {}, `${why} (${ways.at(-1)})`);
+    count((lost[one.home] ??= {}), `${why} (${ways.at(-1)})`);
     one.home = undefined;
     one.since ??= Date.now();
   });
@@ -57,8 +72,14 @@ function ask(one, number) {
     if (one.client.id !== session) return;
     if (one.home !== undefined && one.home !== home) moved += 1;
     one.home = home;
-    if (!one.joined) { one.joined = true; joining -= 1; }
-    if (one.since !== undefined) { back.push(Date.now() - one.since); one.since = undefined; }
+    if (!one.joined) {
+      one.joined = true;
+      joining -= 1;
+    }
+    if (one.since !== undefined) {
+      back.push(Date.now() - one.since);
+      one.since = undefined;
+    }
   });
 }
 
@@ -79,7 +100,9 @@ for (let second = 0; ; second++) {
   const homes = {};
   for (const { client, home } of all) if (client.connected && home) count(homes, home);
   const connected = all.filter(({ client }) => client.connected).length;
-  process.stdout.write(`${JSON.stringify({ at: Date.now(), connected, homes, moved, lost, told, back, still: still() })}\n`);
+  process.stdout.write(
+    `${JSON.stringify({ at: Date.now(), connected, homes, moved, lost, told, back, still: still() })}\n`,
+  );
   back = [];
   for (let i = second % every; i < all.length; i += every) ask(all[i], second);
 }

@@ -9,7 +9,8 @@ import { CLOSE, TEXT, frame, unframe } from '../lib/frames.mjs';
 
 const OPENING = 20_000;
 const SEPARATOR = '\x1e';
-const upgrade = 'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n';
+const upgrade =
+  'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n';
 
 /** A connection that carries requests one after the other, until one of them makes it a WebSocket. */
 class Wire {
@@ -17,19 +18,28 @@ class Wire {
     this.site = site;
     this.bytes = Buffer.alloc(0);
     this.socket = tls.connect({ ...site.options, session: ticket.is });
-    this.socket.on('session', (session) => { ticket.is = session; }).on('error', () => {});
+    this.socket
+      .on('session', (session) => {
+        ticket.is = session;
+      })
+      .on('error', () => {});
     this.socket.on('data', (bytes) => {
       this.bytes = this.bytes.length ? Buffer.concat([this.bytes, bytes]) : bytes;
       if (this.onFrame) this.frames();
       else this.answer();
     });
-    this.socket.on('close', () => { this.closed = true; gone(this); });
+    this.socket.on('close', () => {
+      this.closed = true;
+      gone(this);
+    });
   }
 
   ask(method, target, fields, body, done) {
     this.done = done;
-    this.socket.write(`${method} ${target} HTTP/1.1\r\nHost: ${this.site.host}\r\n${fields}`
-      + `${method === 'POST' ? `Content-Type: text/plain;charset=UTF-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\n` : ''}\r\n${body}`);
+    this.socket.write(
+      `${method} ${target} HTTP/1.1\r\nHost: ${this.site.host}\r\n${fields}` +
+        `${method === 'POST' ? `Content-Type: text/plain;charset=UTF-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\n` : ''}\r\n${body}`,
+    );
   }
 
   answer() {
@@ -65,8 +75,15 @@ class Wire {
     }
   }
 
-  say(packet) { this.socket.write(frame(TEXT, packet)); }
-  end() { this.onFrame = undefined; this.done = undefined; this.closed = true; this.socket.destroy(); }
+  say(packet) {
+    this.socket.write(frame(TEXT, packet));
+  }
+  end() {
+    this.onFrame = undefined;
+    this.done = undefined;
+    this.closed = true;
+    this.socket.destroy();
+  }
 }
 
 /** Emits `connect`, `disconnect` with a reason, `refused`, and `told` with the answer to the last poll of a lost session. */
@@ -82,7 +99,9 @@ export class Light extends EventEmitter {
     this.open();
   }
 
-  get connected() { return this.id !== undefined; }
+  get connected() {
+    return this.id !== undefined;
+  }
 
   open() {
     this.acks = new Map();
@@ -104,7 +123,9 @@ export class Light extends EventEmitter {
     return wire;
   }
 
-  query(transport) { return `/socket.io/?EIO=4&transport=${transport}&sid=${this.sid}`; }
+  query(transport) {
+    return `/socket.io/?EIO=4&transport=${transport}&sid=${this.sid}`;
+  }
 
   poll() {
     if (this.isUpgraded) return;
@@ -159,10 +180,19 @@ export class Light extends EventEmitter {
         this.send('40');
         break;
       }
-      case '2': this.deadline = Date.now() + this.patience; this.send('3'); break;
-      case '3': if (packet === '3probe') this.upgrade(); break;
-      case '4': this.message(packet.slice(1)); break;
-      case '1': this.lose('closed by the server'); break;
+      case '2':
+        this.deadline = Date.now() + this.patience;
+        this.send('3');
+        break;
+      case '3':
+        if (packet === '3probe') this.upgrade();
+        break;
+      case '4':
+        this.message(packet.slice(1));
+        break;
+      case '1':
+        this.lose('closed by the server');
+        break;
     }
   }
 
@@ -182,7 +212,10 @@ export class Light extends EventEmitter {
   /** Once no poll is pending, the WebSocket carries everything. */
   upgrade() {
     const over = () => {
-      if (this.posting) { this.posted = over; return; }
+      if (this.posting) {
+        this.posted = over;
+        return;
+      }
       this.isUpgraded = true;
       this.wires.socket.say('5');
       for (const packet of this.posts.splice(0)) this.wires.socket.say(packet);
@@ -197,7 +230,9 @@ export class Light extends EventEmitter {
   }
 
   /** Checks the deadline. The caller has one timer for all clients, which is cheaper than one each. */
-  look(now) { if (this.deadline !== undefined && now > this.deadline) this.lose(this.connected ? 'ping timeout' : 'timeout'); }
+  look(now) {
+    if (this.deadline !== undefined && now > this.deadline) this.lose(this.connected ? 'ping timeout' : 'timeout');
+  }
 
   lose(why) {
     if (this.deadline === undefined) return;
@@ -214,10 +249,16 @@ export class Light extends EventEmitter {
 
   /** Polls for a lost session, like a client that has not noticed the loss yet. */
   askAfter(sid) {
-    this.wire('polls').ask('GET', `/socket.io/?EIO=4&transport=polling&sid=${sid}`, '', '', ({ status, body, head }) => {
-      // The gateway may not have noticed the loss yet either.
-      if (status === 502) this.askAfter(sid);
-      else this.emit('told', `${status} ${/\r\ngateway-reason: *(\S+)/i.exec(head)?.[1]} ${body}`);
-    });
+    this.wire('polls').ask(
+      'GET',
+      `/socket.io/?EIO=4&transport=polling&sid=${sid}`,
+      '',
+      '',
+      ({ status, body, head }) => {
+        // The gateway may not have noticed the loss yet either.
+        if (status === 502) this.askAfter(sid);
+        else this.emit('told', `${status} ${/\r\ngateway-reason: *(\S+)/i.exec(head)?.[1]} ${body}`);
+      },
+    );
   }
 }

@@ -35,7 +35,10 @@ function longestAway(told, from, to) {
 
 /** The longest time between two webhooks that were taken, in milliseconds. */
 function longestUntaken(told, from, to) {
-  const times = told.filter(({ kind, answer }) => kind === 'webhook' && answer === 200).map(({ at }) => at).sort((a, b) => a - b);
+  const times = told
+    .filter(({ kind, answer }) => kind === 'webhook' && answer === 200)
+    .map(({ at }) => at)
+    .sort((a, b) => a - b);
   let longest = 0;
   for (let i = 1; i < times.length; i++) {
     if (times[i - 1] >= from && times[i - 1] < to) longest = Math.max(longest, times[i] - times[i - 1]);
@@ -46,9 +49,28 @@ function longestUntaken(told, from, to) {
 const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
 
 export function table(rows) {
-  const head = ['event', 'longest anybody got no answer', 'longest without a webhook taken', 'webhooks refused or cut, and sent again',
-    'uploads begun anew', 'notes sent', 'not answered', 'of these lost', 'sessions opened'];
-  const lines = rows.map((r) => [r.event, seconds(r.away), seconds(r.webhook), r.refused, r.uploads, r.notes, r.unanswered, r.lost, r.sessions]);
+  const head = [
+    'event',
+    'longest anybody got no answer',
+    'longest without a webhook taken',
+    'webhooks refused or cut, and sent again',
+    'uploads begun anew',
+    'notes sent',
+    'not answered',
+    'of these lost',
+    'sessions opened',
+  ];
+  const lines = rows.map((r) => [
+    r.event,
+    seconds(r.away),
+    seconds(r.webhook),
+    r.refused,
+    r.uploads,
+    r.notes,
+    r.unanswered,
+    r.lost,
+    r.sessions,
+  ]);
   return [head, head.map(() => '---'), ...lines].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 }
 
@@ -63,13 +85,20 @@ export function plot(told, rows, title) {
   const most = Math.max(...counts);
   const y = (n) => top + height - (n / most) * height;
   const text = (x, at, what, more = '') => `<text x="${x}" y="${at}" ${more}>${what}</text>`;
-  const bars = counts.map((n, i) => (n ? `<rect x="${left + i * step}" y="${y(n)}" width="${step - 1}" height="${top + height - y(n)}"/>` : ''));
+  const bars = counts.map((n, i) =>
+    n ? `<rect x="${left + i * step}" y="${y(n)}" width="${step - 1}" height="${top + height - y(n)}"/>` : '',
+  );
   const marks = rows.map(({ at, event }) => {
     const x = left + ((at - begin) / 1000) * step;
     return `<path d="M${x} ${top - 4}V${top + height}"/>${text(x + 2, top - 8, event, `transform="rotate(-35 ${x + 2} ${top - 8})"`)}`;
   });
-  const axis = [0, most].map((n) => text(left - 6, y(n) + 4, n, 'text-anchor="end"'))
-    .concat([...Array(Math.floor(last / 30) + 1).keys()].map((i) => text(left + i * 30 * step, top + height + 16, `${i * 30} s`)));
+  const axis = [0, most]
+    .map((n) => text(left - 6, y(n) + 4, n, 'text-anchor="end"'))
+    .concat(
+      [...Array(Math.floor(last / 30) + 1).keys()].map((i) =>
+        text(left + i * 30 * step, top + height + 16, `${i * 30} s`),
+      ),
+    );
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${left + last * step + 120} ${top + height + 30}" font-family="sans-serif" font-size="11">
 <style>rect{fill:#2a6f97}.background{fill:#fff}path{stroke:#b3541e;stroke-width:1}text{fill:#444}</style>
 <rect class="background" width="100%" height="100%"/>
