@@ -64,7 +64,7 @@ pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
         let _ = budget.wait("answer", answer.read_body(&mut body, MAX_BODY)).await;
     }
     let head = &answer.head;
-    let reason = head.extensions.get::<ReasonPhrase>().map(|phrase| phrase.as_bytes());
+    let reason = head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
     let reason = reason.map(String::from_utf8_lossy);
     Ok(ProbeAnswer {
         status: head.status.as_u16(),

@@ -58,9 +58,10 @@ pub async fn fetch(
         let connector =
             EndpointConnector { endpoint: Arc::clone(endpoint), announces, time: limits.time };
         let stream = connect(connector).await?;
-        let mut answer = http_client::send(stream, request).await.map_err(unusable)?;
+        let mut answer =
+            http_client::send(stream, request).await.map_err(|error| unusable(&error))?;
         let mut body = Vec::new();
-        answer.read_body(&mut body, limits.body).await.map_err(unusable)?;
+        answer.read_body(&mut body, limits.body).await.map_err(|error| unusable(&error))?;
         Ok((answer.head.status.as_u16(), body))
     };
     timeout(limits.time, whole).await.unwrap_or_else(|_| {
@@ -130,8 +131,8 @@ fn secure_fault(error: &(dyn error::Error + Send + Sync + 'static)) -> CheckFaul
     }
 }
 
-fn unusable(error: HttpClientError) -> CheckFault {
-    let word = match &error {
+fn unusable(error: &HttpClientError) -> CheckFault {
+    let word = match error {
         HttpClientError::Io(error) if blame(error, Reason::UpstreamBadAnswer).is_shortage() => {
             FaultKind::Internal
         }

@@ -9,7 +9,7 @@ use crate::world::World;
 
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
-/// END_STREAM and END_HEADERS.
+/// `END_STREAM` and `END_HEADERS`.
 pub(crate) const END: u8 = END_STREAM | END_HEADERS;
 
 const DATA: u8 = 0;
@@ -25,7 +25,7 @@ const WINDOW_UPDATE: u8 = 8;
 pub(crate) enum Outcome {
     /// A complete answer with its body.
     Answer(u16, Vec<u8>),
-    /// RST_STREAM with this code.
+    /// `RST_STREAM` with this code.
     Reset(u32),
     /// GOAWAY with this code.
     GoAway(u32),
@@ -131,7 +131,7 @@ impl Http2Client {
         }
     }
 
-    /// Sends WINDOW_UPDATE.
+    /// Sends `WINDOW_UPDATE`.
     pub(crate) fn window_update(&mut self, stream: u32, bytes: u32) {
         self.frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
     }

@@ -1,4 +1,4 @@
-//! A client of passthrough listeners, and the bytes of ClientHellos.
+//! A client of passthrough listeners, and the bytes of its `ClientHello` messages.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};

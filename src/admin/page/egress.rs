@@ -31,7 +31,7 @@ fn rules(view: &PageView<'_>) -> Markup {
             (row(&[rule, result, &format!("{count:.0}")]))
         }
     };
-    table.section(rows, NOTHING)
+    table.section(&rows, &NOTHING)
 }
 
 fn open_tunnels(view: &PageView<'_>, tunnels: &TunnelList) -> Markup {
@@ -63,5 +63,5 @@ fn open_tunnels(view: &PageView<'_>, tunnels: &TunnelList) -> Markup {
             }
         }
     };
-    table.section(rows, NOTHING)
+    table.section(&rows, &NOTHING)
 }

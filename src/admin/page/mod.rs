@@ -167,7 +167,7 @@ pub(super) async fn answer(
             let serving = api.page.serving.borrow().clone();
             let told = asked.told(serving).await;
             let tester = asked.section(told.as_deref());
-            plain(StatusCode::OK, "text/html; charset=utf-8", whole(live, tester))
+            plain(StatusCode::OK, "text/html; charset=utf-8", whole(&live, &tester))
         }
         "/ui/page.css" => plain(StatusCode::OK, "text/css; charset=utf-8", STYLE),
         "/ui/page.js" => plain(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT),
@@ -275,7 +275,7 @@ fn goes(action: &RouteAction) -> String {
 }
 
 /// The page around the sections. `live` is markup.
-fn whole(live: String, tester: Markup) -> String {
+fn whole(live: &str, tester: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {

@@ -34,5 +34,5 @@ pub(super) fn section(view: &PageView<'_>) -> Markup {
             }
         }
     };
-    table.section(rows, NOTHING)
+    table.section(&rows, &NOTHING)
 }

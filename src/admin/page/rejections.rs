@@ -29,7 +29,7 @@ pub(super) fn section(view: &PageView<'_>) -> Markup {
         }
         @if view.figures.refused.is_empty() { tr { td colspan="4" { "nothing" } } }
     };
-    table.section(rows, NOTHING)
+    table.section(&rows, &NOTHING)
 }
 
 /// The routes with the most rejections, and the number of others. Rejections without a route are

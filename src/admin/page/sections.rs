@@ -155,7 +155,10 @@ fn line(past: &RouteHistory) -> Markup {
         let ends = past.iter().enumerate();
         let ends = ends.map(|(index, minute)| (first + index + 1, height(minute)));
         let all = begun.into_iter().chain(ends);
-        all.map(|(minute, height)| format!("{minute},{height:.1} ")).collect::<String>()
+        all.fold(String::new(), |mut places, (minute, height)| {
+            let _ = write!(places, "{minute},{height:.1} ");
+            places
+        })
     };
     let label = format!(
         "in the last hour at most {} requests/s and {} 5xx/s",
@@ -186,7 +189,7 @@ pub(super) struct PageTable<'a> {
 
 impl PageTable<'_> {
     /// The section with this table and its rows; `after` follows the table.
-    pub(super) fn section(&self, rows: Markup, after: Markup) -> Markup {
+    pub(super) fn section(&self, rows: &Markup, after: &Markup) -> Markup {
         let heading = format!("{}-h", self.id);
         html! {
             section id=(self.id) aria-labelledby=(heading) {
@@ -255,7 +258,7 @@ fn upstreams(view: &PageView<'_>) -> Markup {
         }
         (more(all.count()))
     };
-    table.section(rows, NOTHING)
+    table.section(&rows, &NOTHING)
 }
 
 fn listeners(view: &PageView<'_>) -> Markup {
@@ -285,7 +288,7 @@ fn listeners(view: &PageView<'_>) -> Markup {
         }
         (more(view.listeners.len()))
     };
-    table.section(rows, NOTHING)
+    table.section(&rows, &NOTHING)
 }
 
 fn certificates(view: &PageView<'_>) -> Markup {
@@ -303,7 +306,7 @@ fn certificates(view: &PageView<'_>) -> Markup {
         }
         (more(view.figures.certificates.len()))
     };
-    table.section(rows, NOTHING)
+    table.section(&rows, &NOTHING)
 }
 
 fn routes(view: &PageView<'_>) -> Markup {
@@ -328,7 +331,7 @@ fn routes(view: &PageView<'_>) -> Markup {
         @for one in view.routes.iter().take(MAX_TABLE_ROWS) { (route(view, one)) }
         (more(view.routes.len()))
     };
-    table.section(rows, NOTHING)
+    table.section(&rows, &NOTHING)
 }
 
 fn route(view: &PageView<'_>, one: &RouteRow) -> Markup {
@@ -389,5 +392,5 @@ fn reloads(view: &PageView<'_>) -> Markup {
             }
         }
     };
-    table.section(rows, why)
+    table.section(&rows, &why)
 }

@@ -73,7 +73,7 @@ fn without_websocket(report: &SessionReport) -> Markup {
     // The latest first: stuck ones come oldest first.
     let stuck = report.stuck.iter().rev().take(MAX_SESSIONS_SHOWN);
     let all = stuck.chain(report.ended.iter().take(MAX_SESSIONS_SHOWN));
-    table.section(html! { @for one in all { (session(one)) } }, NOTHING)
+    table.section(&html! { @for one in all { (session(one)) } }, &NOTHING)
 }
 
 fn session(one: &SessionRow) -> Markup {

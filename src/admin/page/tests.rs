@@ -112,7 +112,7 @@ fn says_what_is_wrong_and_what_to_do() {
 #[test]
 fn names_cannot_leave_their_cells() {
     let past = TrafficHistory::default();
-    let page = whole(sections::all(&view(&past)), ExplainForm::default().section(None));
+    let page = whole(&sections::all(&view(&past)), &ExplainForm::default().section(None));
     assert!(!page.contains("<img") && page.contains("&lt;img src=x"), "{page}");
     // Neither styles nor scripts in the text: the policy would refuse them.
     assert!(!page.contains("style=") && !page.contains("<style") && !page.contains(" onclick"));

@@ -87,6 +87,7 @@ impl H2Request {
 
     async fn answer(self, request: Request<RecvStream>) -> Response<ResponseStream> {
         let worker = Rc::clone(&self.service.worker);
+        let default_edits = &self.virtual_server.edits;
         let protocol = websocket_protocol(&request);
         let upgrade = protocol == Some(true);
         let (parts, body) = request.into_parts();
@@ -107,7 +108,7 @@ impl H2Request {
             Err(reason) => {
                 let mut record =
                     RequestLog::rejected(&worker, &self.client_conn, &self.virtual_server);
-                return reject(&mut record, &self.virtual_server.edits, reason, None);
+                return reject(&mut record, default_edits, reason, None);
             }
         };
         let mut record = Box::new(RequestLog::for_request(
@@ -118,17 +119,12 @@ impl H2Request {
         ));
         if !self.client_conn.serves(&self.virtual_server) {
             self.streams.leave();
-            return reject(
-                &mut record,
-                &self.virtual_server.edits,
-                Reason::HandshakeOutdated,
-                None,
-            );
+            return reject(&mut record, default_edits, Reason::HandshakeOutdated, None);
         }
         let decision = match self.virtual_server.decide(&head) {
             Ok(decision) => decision,
             Err(refusal) => {
-                let mut edits = &self.virtual_server.edits;
+                let mut edits = default_edits;
                 if let Some(route) = &refusal.route {
                     record.on_route(route);
                     edits = &route.edits;
@@ -147,12 +143,12 @@ impl H2Request {
         {
             let edits = match &decision {
                 RouteDecision::Route(route) => &route.edits,
-                RouteDecision::AddSlash | RouteDecision::ToHttps(_) => &self.virtual_server.edits,
+                RouteDecision::AddSlash | RouteDecision::ToHttps(_) => default_edits,
             };
             return local_reply(&mut record, edits, reply);
         }
         let RouteDecision::Route(route) = decision else {
-            return reject(&mut record, &self.virtual_server.edits, Reason::Internal, None);
+            return reject(&mut record, default_edits, Reason::Internal, None);
         };
         let timeouts = &self.virtual_server.timeouts;
         let mut sender = StreamRequestBody {
