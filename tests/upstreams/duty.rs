@@ -36,7 +36,7 @@ fn maintenance_in_the_configuration_overrides_commands() {
     let output = world.command(&["endpoint", "up", "stage", &a.address.to_string()]);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("the configuration says `maintenance`"), "{said}");
+    assert!(said.contains("the configuration has `maintenance`"), "{said}");
     world.write(&format!("endpoints = [{all}]"), "");
     world.reload();
     world.get("/").is_from(&a);
