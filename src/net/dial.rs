@@ -79,7 +79,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Connects to the address that accepts first and returns that address too (RFC 8305 section 5).
 /// The address families alternate. The next address is tried in parallel when all earlier attempts
-/// have failed or the latest has been pending for [`ATTEMPT_DELAY`]. The other attempts are closed.
+/// have failed or the latest has been pending for `ATTEMPT_DELAY`. The other attempts are closed.
 /// The stream has `TCP_NODELAY` set.
 ///
 /// # Errors

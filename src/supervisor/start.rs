@@ -189,7 +189,7 @@ fn open_socket(address: SocketAddr, sockets: &[TcpListener]) -> io::Result<TcpLi
 /// Time limit for name resolution during a start or reload.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Looks up the name of every endpoint that has no address yet, for at most [`RESOLVE_TIMEOUT`].
+/// Looks up the name of every endpoint that has no address yet, for at most `RESOLVE_TIMEOUT`.
 ///
 /// Failures are logged and retried later, so that a missing component or a silent name server does
 /// not keep the gateway from serving the others.

@@ -88,7 +88,7 @@ impl ConfigWatcher {
     }
 
     /// Waits until the content differs from the known one and there was no event for
-    /// [`SETTLE_TIME`]. Returns the same change again until [`ConfigWatcher::settle`] is called.
+    /// `SETTLE_TIME`. Returns the same change again until [`ConfigWatcher::settle`] is called.
     ///
     /// # Cancellation
     ///
