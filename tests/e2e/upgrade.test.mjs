@@ -387,6 +387,8 @@ describe('an upgrade in place', { skip }, () => {
     await socket.echo('still');
     const again = await command();
     assert.equal(again.code, 0, 'the socket for commands went over, too');
+    // The log is written by a thread of its own. The end of this test stops the processes that it names.
+    await until('the line in the log', () => gateway.pids().length === 3);
   });
 
   test('TLS sessions are resumed by the new process, and by its successor', async (t) => {
